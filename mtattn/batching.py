@@ -1,0 +1,242 @@
+"""From encoded pairs to padded batches: filter, bucket by length to a token budget, collate; a position to resume at.
+
+Legend: B batch, S source, T target (both with EOS).
+"""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtattn.tokenizer import Tokenizer
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """The `[filter]` section: which training pairs are left out. Dev and test are never filtered.
+
+    max_len: pieces on either side, EOS included. max_ratio: the longer side's pieces over the shorter's, for pairs
+    of more than 10 pieces. duplicate: a pair seen before. identical: a target that copies its source (only sides
+    of more than 3 words, since names and numbers translate to themselves).
+    """
+
+    max_len: int = 256
+    max_ratio: float = 6.0
+    duplicate: bool = True
+    identical: bool = True
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.max_len < 2:
+            raise ValueError(f"max_len is {self.max_len}; allowed: 2 or more (one piece and EOS)")
+        if self.max_ratio < 1:
+            raise ValueError(f"max_ratio is {self.max_ratio}; allowed: 1 or more")
+
+
+class TokenTable:
+    """Token ids of many texts, flat and by offset, so that Arrow's memory-mapped buffers serve without a copy."""
+
+    def __init__(self, values: IntArray, offsets: IntArray) -> None:
+        self.values, self.offsets = values, offsets
+        self.lens = np.diff(offsets)
+
+    @classmethod
+    def from_lists(cls, ids: Sequence[Sequence[int]]) -> "TokenTable":
+        """A table over Python lists."""
+        offsets = np.cumsum([0, *(len(row) for row in ids)])
+        return cls(np.concatenate([np.asarray(row, dtype=np.int64) for row in ids]), offsets)
+
+    def __len__(self) -> int:
+        return len(self.lens)
+
+    def row(self, index: int) -> IntArray:
+        """The ids of one text."""
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass
+class Batch:
+    """Padded ids of some pairs. The target is shifted: the decoder reads `tgt_in` and predicts `tgt_out`."""
+
+    src: Tensor  # [B, S]
+    tgt_in: Tensor  # [B, T], begins with BOS
+    tgt_out: Tensor  # [B, T], ends with EOS
+    num_tokens: int  # target tokens without padding
+    indices: IntArray  # [B], the pairs' numbers in the corpus
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        moved = [tensor.to(device, non_blocking=True) for tensor in (self.src, self.tgt_in, self.tgt_out)]
+        return Batch(moved[0], moved[1], moved[2], self.num_tokens, self.indices)
+
+
+def pad(rows: Sequence[Sequence[int] | IntArray], pad_id: int, multiple: int = 1) -> Tensor:
+    """Rows of ids to one int64 tensor [B, L], L the longest row rounded up to `multiple`."""
+    longest = max(len(row) for row in rows)
+    out = np.full((len(rows), -(-longest // multiple) * multiple), pad_id, dtype=np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(out)
+
+
+def collate(
+    src: Sequence[Sequence[int] | IntArray],
+    tgt: Sequence[Sequence[int] | IntArray],
+    indices: IntArray,
+    *,
+    pad_id: int,
+    bos_id: int,
+    multiple: int = 1,
+) -> Batch:
+    """Pad both sides and shift the target by one."""
+    tgt_out = pad(tgt, pad_id, multiple)  # [B, T]
+    # EOS as an input would stand where the next label is padding, so the shift may keep it: the loss never sees it.
+    tgt_in = torch.cat([tgt_out.new_full((len(tgt), 1), bos_id), tgt_out[:, :-1]], dim=1)  # [B, T]
+    return Batch(pad(src, pad_id, multiple), tgt_in, tgt_out, sum(len(row) for row in tgt), indices)
+
+
+def plan_epoch(
+    src_lens: IntArray, tgt_lens: IntArray, *, batch_tokens: int, seed: int, epoch: int, slab: int = 8
+) -> list[IntArray]:
+    """Cut one epoch into batches of similar lengths: every pair exactly once, in an order that (seed, epoch) fixes.
+
+    Pairs are sorted by target length into slabs of about `slab` batches and by source length inside a slab, so that
+    both sides of a batch are nearly even; ties are random, and so is the order of the batches.
+
+    Args:
+        src_lens, tgt_lens: [n] pieces of each pair.
+        batch_tokens: B * max(S, T) stays within this (a single longer pair is a batch of its own).
+
+    Returns:
+        One array of pair numbers a batch.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(tgt_lens))
+    order = order[np.argsort(tgt_lens[order], kind="stable")]
+    pairs_in_slab = slab * max(1, batch_tokens // max(1, int(tgt_lens.mean())))
+    slabs = np.arange(len(order)) // pairs_in_slab
+    # Every other slab runs from long to short sources: neighbours across a slab's edge stay alike.
+    key = np.where(slabs % 2 == 0, src_lens[order], -src_lens[order])
+    order = order[np.lexsort((key, slabs))]
+    batches = _cut(order, np.maximum(src_lens, tgt_lens)[order], batch_tokens)
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def _cut(order: IntArray, longest: IntArray, batch_tokens: int) -> list[IntArray]:
+    """Consecutive runs of `order` whose count times longest member stays within the budget."""
+    batches: list[IntArray] = []
+    start, widest = 0, 0
+    for position, length in enumerate(longest.tolist()):
+        if position > start and max(widest, length) * (position - start + 1) > batch_tokens:
+            batches.append(order[start:position])
+            start, widest = position, 0
+        widest = max(widest, length)
+    batches.append(order[start:])
+    return batches
+
+
+@dataclass
+class Position:
+    """Where training stands in its data: epochs begun before this one, and batches of this epoch already used."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+class Batches:
+    """An endless, resumable stream of training batches, prepared ahead by a thread.
+
+    Args:
+        src, tgt: encoded sides of the training pairs.
+        texts: function from pair numbers to (source texts, target texts); only called with subword sampling.
+        sampling: subword regularisation's strength (TokenizerConfig.sampling).
+        batch_tokens: see `plan_epoch`.
+        multiple: lengths are padded to multiples of this, so that a run meets few shapes.
+    """
+
+    def __init__(
+        self,
+        src: TokenTable,
+        tgt: TokenTable,
+        tokenizer: Tokenizer,
+        *,
+        batch_tokens: int,
+        seed: int,
+        sampling: float = 0.0,
+        texts: Any = None,
+        multiple: int = 1,
+    ) -> None:
+        self._src, self._tgt, self._tokenizer = src, tgt, tokenizer
+        self._batch_tokens, self._seed, self._multiple = batch_tokens, seed, multiple
+        self._sampling, self._texts = sampling, texts
+        self._epoch_of_plan, self._plan = -1, list[IntArray]()
+
+    def plan(self, epoch: int) -> list[IntArray]:
+        """The batches of one epoch, as pair numbers."""
+        if epoch != self._epoch_of_plan:
+            self._plan = plan_epoch(
+                self._src.lens, self._tgt.lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch
+            )
+            self._epoch_of_plan = epoch
+        return self._plan
+
+    def at(self, position: Position) -> Batch:
+        """The batch at a position; the same whenever it is asked for."""
+        chosen = self.plan(position.epoch)[position.batch]
+        if self._sampling:
+            seed = int(np.random.SeedSequence([self._seed, position.epoch, position.batch]).generate_state(1)[0])
+            src, tgt = self._tokenizer.sample(*self._texts(chosen), alpha=self._sampling, seed=seed)
+            return self._collate(src, tgt, chosen)
+        return self._collate([self._src.row(i) for i in chosen], [self._tgt.row(i) for i in chosen], chosen)
+
+    def _collate(self, src: Sequence[Any], tgt: Sequence[Any], chosen: IntArray) -> Batch:
+        ids = self._tokenizer
+        return collate(src, tgt, chosen, pad_id=ids.pad_id, bos_id=ids.bos_id, multiple=self._multiple)
+
+    def stream(self, start: Position, ahead: int = 4) -> Iterator[tuple[Batch, Position]]:
+        """Yield (batch, the position after it) for ever, from `start` on.
+
+        The thread only prepares what `at` would give, so stopping and starting anywhere changes nothing.
+        """
+        ready: queue.Queue[tuple[Batch, Position] | BaseException] = queue.Queue(maxsize=ahead)
+        stop = threading.Event()
+
+        def prepare() -> None:
+            position = start
+            try:
+                while not stop.is_set():
+                    if position.batch >= len(self.plan(position.epoch)):
+                        position = Position(position.epoch + 1, 0)
+                    batch = self.at(position)
+                    position = Position(position.epoch, position.batch + 1)
+                    _put(ready, (batch, position), stop)
+            except BaseException as error:
+                _put(ready, error, stop)
+
+        thread = threading.Thread(target=prepare, name="batches", daemon=True)
+        thread.start()
+        try:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _put(ready: "queue.Queue[Any]", item: Any, stop: threading.Event) -> None:
+    """Queue an item, giving up when the reader has left."""
+    while not stop.is_set():
+        try:
+            return ready.put(item, timeout=0.1)
+        except queue.Full:
+            continue

@@ -1,0 +1,169 @@
+"""Parameter groups, AdamW, Muon, and learning-rate schedules as pure functions of the run's progress."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Callable[[float, float, float], float]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The `[optim]` section.
+
+    kind: "muon" trains the hidden matrices with Muon and the rest (embeddings, norms, biases) with AdamW;
+        "adamw" trains everything with AdamW.
+    lr: AdamW's peak learning rate. muon_lr: Muon's.
+    schedule: the shape of the learning rate over the run, a name in SCHEDULES.
+    warmup: share of the run in which the rate rises linearly from 0, in [0, 1).
+    decay: share of the run at its end in which "linear" falls to 0.
+    weight_decay: decoupled decay of the hidden matrices, per unit of learning rate.
+    clip_norm: the gradient's global norm is cut to this; 0 turns it off.
+    """
+
+    kind: Literal["muon", "adamw"] = "muon"
+    lr: float = 2e-3
+    muon_lr: float = 0.02
+    muon_momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-9
+    weight_decay: float = 0.05
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = "linear"
+    warmup: float = 0.1
+    decay: float = 0.6
+    clip_norm: float = 1.0
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "decay", "muon_momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 <= {name} < 1")
+        for name in ("lr", "muon_lr", "eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: more than 0")
+        for name in ("weight_decay", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+
+
+def _linear(progress: float, warmup: float, decay: float) -> float:
+    return min(1.0, (1 - progress) / decay) if decay else 1.0
+
+
+def _cosine(progress: float, warmup: float, decay: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def _inverse_sqrt(progress: float, warmup: float, decay: float) -> float:
+    # Vaswani et al. 2017, section 5.3, with the run's length as the unit; without warm-up, 1 % of it stands in.
+    start = warmup or 0.01
+    return math.sqrt(start / max(progress, start))
+
+
+def _constant(progress: float, warmup: float, decay: float) -> float:
+    return 1.0
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": _linear,
+    "cosine": _cosine,
+    "inverse_sqrt": _inverse_sqrt,
+    "constant": _constant,
+}
+
+
+def lr_multiplier(config: OptimConfig, progress: float) -> float:
+    """What the peak learning rates are multiplied by when `progress` (0 to 1) of the run is done."""
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < config.warmup:
+        return progress / config.warmup
+    return SCHEDULES[config.schedule](progress, config.warmup, config.decay)
+
+
+def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers that share the model's parameters, each group's peak rate stored as `peak_lr`.
+
+    Matrices inside the layers are "hidden": Muon's, or decayed by AdamW. Embeddings, norms and biases are neither.
+    """
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_hidden = parameter.ndim == 2 and "embed" not in name
+        (hidden if is_hidden else rest).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 0.0, "peak_lr": config.lr}]
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.kind == "muon":
+        muon = Muon(hidden, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=config.weight_decay)
+        muon.param_groups[0]["peak_lr"] = config.muon_lr
+        optimizers.append(muon)
+    else:
+        groups.append({"params": hidden, "weight_decay": config.weight_decay, "peak_lr": config.lr})
+    return [*optimizers, torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)]
+
+
+def set_lr(optimizers: Iterable[torch.optim.Optimizer], multiplier: float) -> None:
+    """Give every group its peak learning rate times `multiplier`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * multiplier
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+    The same update as `torch.optim.Muon` (a test compares them), but matrices of one shape are stacked and
+    orthogonalised together: a small Transformer has dozens of equal matrices, and one batched product replaces
+    dozens of small ones. State: one momentum tensor [n, rows, columns] a shape, under its first parameter.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                by_shape[parameter.shape].append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group["lr"], group["momentum"], group["weight_decay"])
+
+    def _update(self, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        gradients = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
+        state = self.state[parameters[0]]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(gradients)  # [n, rows, columns]
+        average = state["momentum"].lerp_(gradients, 1 - momentum)
+        update = orthogonalise(gradients.lerp_(average, momentum))  # Nesterov's look-ahead
+        rows, columns = gradients.shape[-2:]
+        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        torch._foreach_add_(parameters, list(update.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Push all singular values towards 1 by Newton-Schulz iterations of the quintic a x + b x^3 + c x^5.
+
+    Args:
+        matrices: [n, rows, columns], float32.
+
+    Returns:
+        About U V^T of each matrix's SVD (singular values within about 0.7 to 1.2), same shape and dtype.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315  # steepest at zero while staying bounded (Jordan et al. 2024)
+    x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices  # the Gram matrix of the short side
+    # bfloat16 is exact enough here and fast on GPUs; on CPUs without matrix units it gains nothing over float32.
+    x = x.bfloat16() if matrices.is_cuda else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.mT if matrices.shape[-2] > matrices.shape[-1] else x
+    return x.to(matrices.dtype)

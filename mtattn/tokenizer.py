@@ -1,0 +1,221 @@
+"""SentencePiece subwords: trained inside `train`, kept in the run directory, no separate vocabulary step or file."""
+
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import sentencepiece
+
+from mtattn.errors import CorpusError, ModelError
+
+PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
+NUM_RESERVED = 4 + 256  # the four special pieces, and one piece a byte (byte_fallback), so that <unk> cannot appear
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The `[tokenizer]` section.
+
+    kind: the subword model: "unigram" (Kudo 2018) or "bpe" (Sennrich et al. 2016).
+    vocab_size: pieces; lowered by itself when the corpus is too small for it.
+    joint: one vocabulary for both languages (and then one embedding table), or one a language.
+    sampling: subword regularisation while training: 0 is off; for "bpe" the probability of leaving out a merge
+        (BPE-dropout, Provilkov et al. 2020; 0.1 is usual), for "unigram" the smoothing alpha of Kudo (2018).
+    max_sentences: lines that the subword model is trained on at most, sampled.
+    normalization: SentencePiece's rule: "nmt_nfkc" also folds compatibility characters and strips control
+        characters; "identity" leaves the text as it is.
+    """
+
+    kind: Literal["unigram", "bpe"] = "unigram"
+    vocab_size: int = 8000
+    joint: bool = True
+    sampling: float = 0.0
+    max_sentences: int = 1_000_000
+    normalization: Literal["nmt_nfkc", "nfkc", "identity"] = "nmt_nfkc"
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.vocab_size <= NUM_RESERVED:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}; allowed: more than {NUM_RESERVED} (4 special pieces and 256 bytes)"
+            )
+        if not 0 <= self.sampling < 1:
+            raise ValueError(f"sampling is {self.sampling}; allowed: 0 <= sampling < 1")
+
+
+class Tokenizer:
+    """Text to ids and back, for the source and the target side (one SentencePiece model when joint)."""
+
+    pad_id, bos_id, eos_id = PAD_ID, BOS_ID, EOS_ID
+
+    def __init__(self, src_model: bytes, tgt_model: bytes | None = None) -> None:
+        self._models = (src_model,) if tgt_model is None else (src_model, tgt_model)
+        try:
+            loaded = [sentencepiece.SentencePieceProcessor(model_proto=model) for model in self._models]
+        except RuntimeError as error:
+            raise ModelError(f"the tokenizer is not a SentencePiece model: {error}") from None
+        for processor in loaded:
+            ids = (processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id())
+            if ids != (PAD_ID, BOS_ID, EOS_ID, UNK_ID):
+                raise ModelError(f"the tokenizer has pad, bos, eos, unk at {ids}; mtattn writes them at (0, 1, 2, 3)")
+        self._src, self._tgt = loaded[0], loaded[-1]
+
+    @property
+    def joint(self) -> bool:
+        """Whether both sides share one vocabulary."""
+        return len(self._models) == 1
+
+    @property
+    def src_vocab_size(self) -> int:
+        """Pieces on the source side."""
+        return int(self._src.get_piece_size())
+
+    @property
+    def tgt_vocab_size(self) -> int:
+        """Pieces on the target side."""
+        return int(self._tgt.get_piece_size())
+
+    def encode_src(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each source text, ended by EOS."""
+        return self._src.encode(list(texts), out_type=int, add_eos=True)  # type: ignore[no-any-return]
+
+    def encode_tgt(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each target text, ended by EOS; BOS is added where the decoder input is made."""
+        return self._tgt.encode(list(texts), out_type=int, add_eos=True)  # type: ignore[no-any-return]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Target ids to one line of text; a line break that byte pieces may spell becomes a space."""
+        text: str = self._tgt.decode([i for i in ids if i > UNK_ID])
+        return text.replace("\r", " ").replace("\n", " ")
+
+    def src_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The pieces behind source ids, as SentencePiece writes them."""
+        return [self._src.id_to_piece(i) for i in ids]
+
+    def tgt_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The pieces behind target ids."""
+        return [self._tgt.id_to_piece(i) for i in ids]
+
+    def sample(
+        self, src: Sequence[str], tgt: Sequence[str], *, alpha: float, seed: int
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """One random segmentation of each text (subword regularisation), the same for the same seed.
+
+        SentencePiece draws from a generator that belongs to the thread and is seeded when the thread first draws;
+        a thread of its own therefore makes the outcome a function of `seed` alone.
+        """
+        out: list[list[list[int]]] = []
+
+        def draw() -> None:
+            for processor, texts in ((self._src, src), (self._tgt, tgt)):
+                sampled = [
+                    processor.encode(
+                        text, out_type=int, add_eos=True, enable_sampling=True, alpha=alpha, nbest_size=-1
+                    )
+                    for text in texts
+                ]
+                out.append(sampled)
+
+        sentencepiece.set_random_generator_seed(seed % 2**32)
+        thread = threading.Thread(target=draw)
+        thread.start()
+        thread.join()
+        return out[0], out[1]
+
+    def to_files(self) -> dict[str, bytes]:
+        """File name -> content: `tokenizer.model`, or `tokenizer.src.model` and `tokenizer.tgt.model`."""
+        return dict(zip(_file_names(self.joint), self._models, strict=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read what `to_files` described.
+
+        Raises:
+            ModelError: no tokenizer there, or not a SentencePiece model of this project.
+        """
+        for joint in (True, False):
+            paths = [folder / name for name in _file_names(joint)]
+            if all(path.is_file() for path in paths):
+                return cls(*(path.read_bytes() for path in paths))
+        raise ModelError(f"{folder}: no tokenizer.model here; is this a run directory or a released model?")
+
+
+def _file_names(joint: bool) -> tuple[str, ...]:
+    return ("tokenizer.model",) if joint else ("tokenizer.src.model", "tokenizer.tgt.model")
+
+
+def train_tokenizer(
+    src: Iterable[str], tgt: Iterable[str], config: TokenizerConfig, *, seed: int = 0
+) -> tuple[Tokenizer, list[str]]:
+    """Train the subword model(s) on both sides of the corpus.
+
+    Args:
+        src, tgt: texts; may be iterated once.
+
+    Returns:
+        The tokenizer, and notes for the user (such as a lowered vocabulary size).
+    """
+    sides = [("joint", _alternate(src, tgt))] if config.joint else [("source", iter(src)), ("target", iter(tgt))]
+    notes: list[str] = []
+    models: list[bytes] = []
+    for name, texts in sides:
+        # A list, since a vocabulary that turns out too large is trained again; the sample bounds its memory.
+        lines = [line for _, line in zip(range(config.max_sentences), texts, strict=False)]
+        model = _train_one(lines, config, seed)
+        size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+        if size < config.vocab_size:
+            notes.append(
+                f"the {name} vocabulary has {size} pieces instead of {config.vocab_size}: the corpus holds no more"
+            )
+        models.append(model)
+    return Tokenizer(*models), notes
+
+
+def _alternate(src: Iterable[str], tgt: Iterable[str]) -> Iterable[str]:
+    for pair in zip(src, tgt, strict=True):
+        yield from pair
+
+
+def _train_one(lines: list[str], config: TokenizerConfig, seed: int) -> bytes:
+    vocab_size = config.vocab_size
+    while True:
+        model = BytesIO()
+        sentencepiece.set_random_generator_seed(seed)
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type=config.kind,
+                vocab_size=vocab_size,
+                byte_fallback=True,
+                character_coverage=0.9995,
+                normalization_rule_name=config.normalization,
+                hard_vocab_limit=False,
+                pad_id=PAD_ID,
+                bos_id=BOS_ID,
+                eos_id=EOS_ID,
+                unk_id=UNK_ID,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            vocab_size = _largest_possible(str(error), vocab_size)
+        else:
+            return model.getvalue()
+
+
+def _largest_possible(message: str, vocab_size: int) -> int:
+    """The vocabulary size that SentencePiece's refusal asks for, or CorpusError when it refuses for another reason."""
+    allowed = re.search(r"value <= (\d+)", message)
+    if allowed and int(allowed[1]) < vocab_size:
+        return int(allowed[1])
+    if "smaller than required_chars" in message:
+        needed = re.search(r"required_chars\. (\d+) vs (\d+)", message)
+        least = f" to at least {needed[2]}" if needed else ""
+        raise CorpusError(
+            f"tokenizer.vocab_size = {vocab_size} cannot hold the characters of this corpus; raise it{least}"
+        )
+    raise CorpusError(f"SentencePiece could not learn a vocabulary from this corpus: {message.strip()}")
