@@ -1,0 +1,79 @@
+"""The arithmetic of one step of beam search: normalise logits, find the best continuations.
+
+Legend: N sentences, K hypotheses of each, V vocabulary. Nothing here depends on another row, on a device or on chance.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 64  # columns under one maximum: near sqrt(V) for V = 8,000, and a width that a CPU reduces fast
+CACHED = 2**18  # floats (1 MiB) worked on at a time on a CPU, to stay in its cache: 3 times faster than all at once
+
+
+def log_normaliser(logits: Tensor) -> Tensor:
+    """log sum exp over the vocabulary, so that log_softmax(logits) = logits - log_normaliser(logits)[..., None].
+
+    Args:
+        logits: [N, K, V], float32 or bfloat16.
+
+    Returns:
+        [N, K] float32; never below the largest logit, so that no log-probability exceeds 0.
+    """
+    return torch.cat([rows.logsumexp(1) for rows in pieces(logits)]).view(logits.shape[:2])
+
+
+def best_continuations(logits: Tensor, offsets: Tensor, diversity: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """The K best of the K * V ways to go on, by logit + offset, best first.
+
+    A tournament (Knuth, TAOCP 3, 5.2.3) instead of a sort: the maximum of each block of columns is found once; then
+    each of K rounds compares the hypotheses, the blocks of the best hypothesis, and the columns of its best block. It is
+    exact, and over 8,000 columns several times faster than torch.topk on a CPU. Of equals the hypothesis in the lower
+    place wins, then the lower token, as argmax and max return the first.
+
+    Args:
+        logits: [N, K, V]; overwritten. -inf forbids a token.
+        offsets: [N, K] float32, what a logit lacks to be the log-probability of the whole continuation; -inf where
+            there is no hypothesis.
+        diversity: taken from a hypothesis's offset each time that one of its continuations is chosen.
+
+    Returns:
+        values: [N, K] float32, the chosen logit, -inf where nothing was left.
+        places: [N, K] int64, the hypothesis that is continued.
+        tokens: [N, K] int64, the token that continues it.
+    """
+    (_, k, v), flat = logits.shape, logits.flatten(1)
+    maxima = torch.cat([block_maxima(rows) for rows in pieces(logits)]).view(*logits.shape[:2], -1)  # [N, K, V / BLOCK]
+    num_blocks, flat_maxima = maxima.size(2), maxima.flatten(1)
+    place, column = torch.arange(k, device=logits.device), torch.arange(BLOCK, device=logits.device)
+    rounds = []
+    for _ in range(k):
+        hyp = (maxima.amax(2) + offsets).argmax(1, keepdim=True)  # [N, 1]
+        block = maxima.gather(1, hyp[:, :, None].expand(-1, -1, num_blocks)).argmax(2)  # [N, 1]
+        ids = (block * BLOCK + column).clamp(max=v - 1)  # [N, BLOCK]
+        value, index = flat.gather(1, hyp * v + ids).float().max(1, keepdim=True)  # [N, 1]
+        token = ids.gather(1, index)  # [N, 1]
+        rounds.append((value, hyp, token))
+
+        flat.scatter_(1, hyp * v + token, -math.inf)  # out of the next rounds
+        flat_maxima.scatter_(1, hyp * num_blocks + block, flat.gather(1, hyp * v + ids).float().amax(1, keepdim=True))
+        offsets = torch.where(place == hyp, offsets - diversity, offsets)
+    values, places, tokens = (torch.cat(columns, 1) for columns in zip(*rounds, strict=True))
+    return values, places, tokens
+
+
+def block_maxima(rows: Tensor) -> Tensor:
+    """The maximum of each BLOCK columns, the last block being short: [R, V] to [R, ceil(V / BLOCK)]."""
+    padded = F.pad(rows, (0, -rows.size(1) % BLOCK), value=-math.inf)
+    return padded.view(len(rows), -1, BLOCK).amax(2)
+
+
+def pieces(logits: Tensor) -> Iterator[Tensor]:
+    """The rows of logits [N, K, V] as float32 [R, V], on a CPU as many at a time as stay in its cache."""
+    rows = logits.flatten(0, 1)
+    num = max(1, CACHED // rows.size(1)) if rows.device.type == "cpu" else len(rows)
+    for i in range(0, len(rows), num):
+        yield rows[i : i + num].float()

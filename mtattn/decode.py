@@ -1,0 +1,332 @@
+"""Find the likeliest target sentences: greedy, beam and sampling search, over a step function that may be any model.
+
+One loop, `search`, drives every kind; a kind is one function that chooses how hypotheses go on (SEARCHES). A beam works
+as in Sutskever et al. (2014, https://arxiv.org/abs/1409.3215): each step keeps the K best of all continuations, and one
+that ends keeps its place, so that one fewer goes on. Greedy search is a beam of one, exactly.
+
+Legend: N sentences still searched, K hypotheses of each, V vocabulary, t tokens so far. Log-probabilities are in nats,
+and the model's own: log_softmax of what the step returned, whatever was forbidden afterwards.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from mtattn.beam import best_continuations, log_normaliser
+from mtattn.processors import MinLength, NoRepeatNgram, Processor
+from mtattn.sampling import draw, uniform
+
+NEVER = -math.inf
+SHRINK_AT = 1 / 8  # share of finished sentences at which they leave the batch: fewer is not worth the model's copying
+SYNC_EVERY = 8  # steps between looks at the result on a GPU, which has to wait for the host each time
+
+
+class Step(Protocol):
+    """One decoding step for N sentences with K hypotheses each. It remembers the hypotheses of its previous call."""
+
+    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
+        """Extend each hypothesis by one token.
+
+        Args:
+            tokens: [N, K] int64, the last token of each hypothesis (BOS at the first call).
+            parents: [N, K] int64, from 0 to K - 1: the hypothesis of the previous call that each one extends; None at
+                the first call, and when each extends itself.
+
+        Returns:
+            Logits [N, K, V], float32 or bfloat16, unnormalised. They are the search's to overwrite.
+        """
+
+    def select(self, sentences: Tensor) -> None:
+        """Keep only these sentences (int64 [M], indices into the current N), in this order."""
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How to search: the [decode] section of the configuration. Raises ValueError when a value is out of its range."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    search: Literal["beam", "sample"] = "beam"  # a key of SEARCHES
+    beam_size: int = 5  # K, the hypotheses that a beam keeps of each sentence; 1 is greedy search
+    nbest: int = 1  # hypotheses returned for each sentence; for `sample`, the number of samples
+    length_penalty: float = (
+        1.0  # alpha in score = log_prob / length ** alpha, length counting EOS; larger: longer targets
+    )
+    max_len_ratio: float = 2.0  # a target has at most max_len_ratio * source length + max_len_extra tokens, with EOS
+    max_len_extra: int = 10
+    min_len: int = 0  # tokens before EOS is allowed
+    no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a target; 0: any may
+    diversity: float = (
+        0.0  # `beam`: nats by which each better sibling sets a continuation back, in the choice but not in
+    )
+    # its score, for n-best lists with fewer near-copies (Li et al. 2016, https://arxiv.org/abs/1611.08562)
+    temperature: float = 1.0  # `sample`: logits are divided by it; below 1 is bolder, above 1 is more varied
+    top_k: int = 0  # `sample`: draw among the k likeliest tokens; 0: among all
+    top_p: float = 1.0  # `sample`: draw among the fewest likeliest tokens whose probabilities reach top_p
+    seed: int = 0  # `sample`: the same seed draws the same samples
+
+    def __post_init__(self) -> None:
+        most = self.beam_size if self.search == "beam" else math.inf
+        for name, allowed, fits in (
+            ("search", " or ".join(sorted(SEARCHES)), self.search in SEARCHES),
+            ("beam_size", "1 or more", self.beam_size >= 1),
+            ("nbest", f"from 1 to beam_size ({most})" if most < math.inf else "1 or more", 1 <= self.nbest <= most),
+            ("length_penalty", "0 or more", 0 <= self.length_penalty < math.inf),
+            ("max_len_ratio", "0 or more", 0 <= self.max_len_ratio < math.inf),
+            ("max_len_extra", "1 or more", self.max_len_extra >= 1),
+            ("min_len", "0 or more", self.min_len >= 0),
+            ("no_repeat_ngram_size", "0 (off) or more", self.no_repeat_ngram_size >= 0),
+            ("diversity", "0 (off) or more", 0 <= self.diversity < math.inf),
+            ("temperature", "more than 0", 0 < self.temperature < math.inf),
+            ("top_k", "0 (all) or more", self.top_k >= 0),
+            ("top_p", "more than 0, at most 1", 0 < self.top_p <= 1),
+        ):
+            if not fits:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: it must be {allowed}")
+
+    @property
+    def width(self) -> int:
+        """K, the hypotheses a sentence."""
+        return self.beam_size if self.search == "beam" else self.nbest
+
+    @property
+    def reorders(self) -> bool:
+        """Whether a hypothesis can extend one that stood in another place."""
+        return self.search == "beam" and self.beam_size > 1
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One target sentence that a search found."""
+
+    ids: list[int]  # the tokens, without BOS and EOS
+    log_prob: float  # log p(target | source), the sum of token_log_probs
+    score: float  # log_prob / length ** length_penalty, what hypotheses are ranked by
+    token_log_probs: list[float]  # one for each of ids, then EOS's if finished
+    finished: bool  # False: cut at max_len, before EOS
+
+
+Choice = tuple[Tensor, Tensor, Tensor]
+"""How hypotheses go on, [N, K] each: the logit of the chosen token (float32; -inf: none), the place of the hypothesis that
+it extends (int64), the token (int64)."""
+
+
+@dataclass
+class SearchState:
+    """All that a search knows. Row n of each tensor is one sentence, and what becomes of it depends on its row alone."""
+
+    sentences: Tensor  # [N] int64, which sentence of the input each row is
+    seeds: Tensor  # [N] int64, the random seed of each sentence, for sampling
+    max_len: Tensor  # [N] int64, the most tokens that its targets may have, with EOS
+    live: Tensor  # [N, K] float32, log_prob of each hypothesis that goes on; -inf where there is none
+    finished: (
+        Tensor  # [N, K] float32, scores of the hypotheses that ended with EOS, best first; -inf where there is none
+    )
+    tokens: list[Tensor] = field(default_factory=list)  # t x [N, K] int64, the token that each step put in each place
+    parents: list[Tensor] = field(
+        default_factory=list
+    )  # t x [N, K] int64, the place, a step before, of what it extends
+    log_probs: list[Tensor] = field(
+        default_factory=list
+    )  # t x [N, K] float32, log_prob up to that token; -inf: no token
+
+    def select(self, rows: Tensor) -> "SearchState":
+        """The state of these rows alone (int64 [M])."""
+        lists = ([x[rows] for x in steps] for steps in (self.tokens, self.parents, self.log_probs))
+        return SearchState(
+            self.sentences[rows], self.seeds[rows], self.max_len[rows], self.live[rows], self.finished[rows], *lists
+        )
+
+    def trace(self, rows: Tensor, lengths: Tensor, places: Tensor) -> Tensor:
+        """Follow the back-pointers of M hypotheses from their last token to their first.
+
+        Args: rows, lengths, places: [M] int64; hypothesis m ends at row rows[m], step lengths[m] - 1, place places[m].
+        Returns: [M, t] int64, the place of each of its tokens; without meaning from lengths[m] on.
+        """
+        path, place = [], places
+        for t in reversed(range(len(self.tokens))):
+            path.append(place)
+            place = torch.where(t < lengths, self.parents[t][rows, place], place)
+        return torch.stack(path[::-1], 1)
+
+    def history(self) -> Tensor:
+        """[N, K, t] int64: the tokens so far of the hypothesis in each place, without BOS."""
+        n, k = self.live.shape
+        if not self.tokens:
+            return torch.empty(n, k, 0, dtype=torch.int64, device=self.live.device)
+        rows = torch.arange(n, device=self.live.device).repeat_interleave(k)
+        places = torch.arange(k, device=self.live.device).repeat(n)
+        steps = torch.arange(len(self.tokens), device=self.live.device)
+        path = self.trace(rows, torch.full_like(rows, len(steps)), places)
+        return torch.stack(self.tokens, -1)[rows[:, None], path, steps].view(n, k, -1)
+
+
+@torch.inference_mode()
+def search(
+    step: Step,
+    src_lens: Tensor,
+    config: DecodeConfig,
+    *,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+    processors: Sequence[Processor] = (),
+    seeds: Sequence[int] | None = None,
+) -> list[list[Hypothesis]]:
+    """Search N sentences together; the outcome of each is the one that it would have alone.
+
+    A sentence is done when nothing that goes on can enter its n-best list. Proof: let the best of its live hypotheses
+    have log_prob l <= 0. Further tokens add log p <= 0, and it ends at a length L <= max_len, so no live hypothesis will
+    score above l / L ** alpha <= l / max_len ** alpha (alpha >= 0, l <= 0). Once the nbest-th finished score reaches
+    that bound, no score to come is better.
+
+    Args:
+        step: the model, with N sentences encoded.
+        src_lens: [N] integer, source lengths in tokens; 0 is allowed. The search runs on its device.
+        config: how to search.
+        bos_id: what targets start from; never generated.
+        eos_id: what ends a target.
+        pad_id: never generated.
+        processors: what is forbidden, beyond what config says (see mtattn.processors).
+        seeds: one for each sentence, for sampling: its line number in the corpus, say, so that its samples do not
+            depend on its batch. Default: its place among the N.
+
+    Returns:
+        For each sentence, in the order of the input, nbest hypotheses: the finished ones, best score first, then those
+        cut at max_len. A beam returns fewer where it found fewer different ones, never none; samples may repeat.
+
+    Raises:
+        ValueError: a step's logits have the wrong shape or are NaN.
+    """
+    num_sentences, device = len(src_lens), src_lens.device
+    results: list[list[Hypothesis]] = [[] for _ in range(num_sentences)]
+    if not num_sentences:
+        return results
+    state = start(src_lens, config, range(num_sentences) if seeds is None else seeds)
+    choose = SEARCHES[config.search]
+    rules = [*processors]
+    if config.min_len:
+        rules.append(MinLength(config.min_len, eos_id))
+    if config.no_repeat_ngram_size:
+        rules.append(NoRepeatNgram(config.no_repeat_ngram_size))
+    never = torch.tensor([pad_id, bos_id], device=device)
+    tokens = torch.full_like(state.live, bos_id, dtype=torch.int64)  # [N, K]
+    parents: Tensor | None = None
+    longest = int(state.max_len.max())
+    look_every = 1 if device.type == "cpu" else SYNC_EVERY
+
+    for length in range(1, longest + 1):
+        logits = step(tokens, parents)  # [N, K, V]
+        if logits.shape[:2] != tokens.shape:
+            raise ValueError(f"step returned logits {list(logits.shape)}, expected {[*tokens.shape, 'V']}")
+        log_z = log_normaliser(logits)  # [N, K]
+        logits.index_fill_(-1, never, NEVER)
+        if rules:
+            logits = apply(rules, logits, state, eos_id)
+
+        values, places, tokens = choose(logits, log_z, state, config)  # [N, K] each
+        log_probs = state.live.gather(1, places) + (values - log_z.gather(1, places))
+        state.tokens.append(tokens)
+        state.parents.append(places)
+        state.log_probs.append(log_probs)
+
+        ended = tokens == eos_id
+        scores = torch.where(ended, log_probs / length**config.length_penalty, NEVER)
+        state.finished = torch.cat([state.finished, scores], 1).topk(scores.size(1)).values
+        live = log_probs.masked_fill(ended, NEVER)
+        bound = live.amax(1) / state.max_len**config.length_penalty
+        done = (state.finished[:, config.nbest - 1] >= bound) | (length >= state.max_len)  # [N]
+        state.live = live.masked_fill(done[:, None], NEVER)
+        parents = places if config.reorders else None
+
+        if length % look_every == 0 or length == longest:
+            num_done = int(done.sum())
+            if num_done >= SHRINK_AT * len(done):
+                leaving, staying = state.select(done.nonzero()[:, 0]), (~done).nonzero()[:, 0]
+                for sentence, nbest in zip(
+                    leaving.sentences.tolist(), nbest_lists(leaving, config, eos_id), strict=True
+                ):
+                    results[sentence] = nbest
+                if num_done == len(done):
+                    break
+                step.select(staying)
+                state, tokens = state.select(staying), tokens[staying]
+                parents = None if parents is None else parents[staying]
+    return results
+
+
+def start(src_lens: Tensor, config: DecodeConfig, seeds: Sequence[int]) -> SearchState:
+    """The state before the first step: one live hypothesis for a beam, lest it hold K copies; K for K samples."""
+    device, n = src_lens.device, len(src_lens)
+    live = torch.zeros(n, config.width, device=device)  # log 1: every target starts with BOS
+    if config.search == "beam":
+        live[:, 1:] = NEVER
+    return SearchState(
+        sentences=torch.arange(n, device=device),
+        seeds=torch.tensor(list(seeds), device=device),
+        max_len=(src_lens * config.max_len_ratio).long() + config.max_len_extra,
+        live=live,
+        finished=torch.full_like(live, NEVER),
+    )
+
+
+def apply(rules: Sequence[Processor], logits: Tensor, state: SearchState, eos_id: int) -> Tensor:
+    """Let each rule forbid its tokens. A hypothesis left with none ends: EOS is allowed again."""
+    eos, history = logits[..., eos_id].clone(), state.history()
+    for rule in rules:
+        logits = rule(logits, history, state.sentences)
+    stuck = logits.amax(-1) == NEVER
+    logits[..., eos_id] = torch.where(stuck, eos, logits[..., eos_id])
+    return logits
+
+
+def beam(logits: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
+    """One step of beam search: of the K * V ways to go on, the best, as many as there are places left."""
+    values, places, tokens = best_continuations(logits, state.live - log_z, config.diversity)
+    num_free = config.beam_size - (state.finished > NEVER).sum(1, keepdim=True)  # a finished hypothesis keeps its place
+    rank = torch.arange(config.beam_size, device=logits.device)
+    return values.masked_fill(rank >= num_free, NEVER), places, tokens
+
+
+def sample(logits: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
+    """One step of sampling: a token drawn for each hypothesis, which stays in its place."""
+    randoms = uniform(state.seeds, config.seed, len(state.tokens), config.nbest)  # [N, K]
+    tokens = draw(logits, randoms, config.temperature, config.top_k, config.top_p)
+    places = torch.arange(config.nbest, device=logits.device).expand_as(tokens)
+    return logits.gather(2, tokens[:, :, None])[:, :, 0].float(), places, tokens
+
+
+SEARCHES: dict[str, Callable[[Tensor, Tensor, SearchState, DecodeConfig], Choice]] = {"beam": beam, "sample": sample}
+"""How the K hypotheses of each sentence become the next K: from logits [N, K, V] (to overwrite), their `log_normaliser`
+[N, K] from before anything was forbidden, and the state, to a Choice."""
+
+
+def nbest_lists(state: SearchState, config: DecodeConfig, eos_id: int) -> list[list[Hypothesis]]:
+    """The n-best list of each row, read from the back-pointers: finished first, then by score, then the shorter."""
+    tokens, log_probs = torch.stack(state.tokens, -1), torch.stack(state.log_probs, -1)  # [N, K, t]
+    lengths = torch.arange(1, tokens.size(2) + 1, device=tokens.device)
+    ends = (log_probs > NEVER) & ((tokens == eos_id) | (lengths == state.max_len[:, None, None]))
+    row, place, last = ends.nonzero(as_tuple=True)  # [M] each: M hypotheses, at most K a row
+    cut = tokens[ends] != eos_id
+    score = log_probs[ends] / lengths[last] ** config.length_penalty
+    ranked = sorted(zip(*(x.tolist() for x in (row, cut, -score, last, place)), strict=True))
+    best = [key for _, keys in groupby(ranked, key=itemgetter(0)) for key in islice(keys, config.nbest)]
+
+    row, last, place = torch.tensor([(n, t, k) for n, _, _, t, k in best], device=tokens.device).view(-1, 3).unbind(1)
+    path = (row[:, None], state.trace(row, last + 1, place), lengths - 1)
+    totals = log_probs[path]  # [M', t]
+    steps = totals.diff(prepend=torch.zeros_like(totals[:, :1]))
+    lists: list[list[Hypothesis]] = [[] for _ in state.sentences]
+    for (n, is_cut, negated, t, _), ids, total, step in zip(
+        best, tokens[path].tolist(), totals.tolist(), steps.tolist(), strict=True
+    ):
+        lists[n].append(Hypothesis(ids[: t + is_cut], total[t], -negated, step[: t + 1], finished=not is_cut))
+    if not all(lists):
+        raise ValueError("a sentence got no hypothesis: the logits of a step were NaN or all -inf")
+    return lists

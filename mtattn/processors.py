@@ -1,0 +1,117 @@
+"""What a target may not contain: score processors, each one idea, for any search.
+
+A processor gets the logits of each step before tokens are chosen, and forbids tokens by setting their logits to -inf.
+It may do nothing else: log-probabilities stay the model's own. It keeps no state between calls, as hypotheses move and
+sentences leave; what it has to know is in its arguments.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Processor(Protocol):
+    """Forbids tokens."""
+
+    def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
+        """Set the logits of forbidden tokens to -inf.
+
+        Args:
+            logits: [N, K, V], of K hypotheses for each of N sentences; may be overwritten.
+            history: [N, K, t] int64, the tokens of each hypothesis so far, without BOS.
+            sentences: [N] int64, which sentence of the whole input each row is.
+
+        Returns:
+            The logits.
+        """
+
+
+class ForbidTokens:
+    """Never generates these tokens (the unknown token, say).
+
+    Args:
+        ids: the tokens.
+    """
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = torch.tensor(list(ids), dtype=torch.int64)
+
+    def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
+        return logits.index_fill_(-1, self.ids.to(logits.device), -math.inf)
+
+
+class MinLength:
+    """Forbids EOS until a target has min_len tokens.
+
+    Args:
+        min_len: tokens before EOS, 0 or more.
+        eos_id: the token that ends a target.
+    """
+
+    def __init__(self, min_len: int, eos_id: int) -> None:
+        self.min_len, self.eos_id = min_len, eos_id
+
+    def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
+        if history.size(2) < self.min_len:
+            logits[..., self.eos_id] = -math.inf
+        return logits
+
+
+class NoRepeatNgram:
+    """Forbids a token that would write an n-gram for the second time in a target.
+
+    From Paulus et al. 2017, section 2.5, https://arxiv.org/abs/1705.04304.
+
+    Args:
+        n: size of the n-grams, 1 or more; 1 lets no token occur twice.
+    """
+
+    def __init__(self, n: int) -> None:
+        if n < 1:
+            raise ValueError(f"no_repeat_ngram size is {n}: it must be 1 or more")
+        self.n = n
+
+    def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
+        length = history.size(2)
+        if length < self.n:
+            return logits
+        seen = torch.ones_like(history[:, :, self.n - 1 :], dtype=torch.bool)  # [N, K, t - n + 1]
+        for i in range(self.n - 1):  # does the i-th token of each n-gram equal that of the one now being written?
+            seen &= history[:, :, i : length - self.n + 1 + i] == history[:, :, length - self.n + 1 + i, None]
+        # Added, not assigned: of several -inf and 0 for one token, in whatever order, -inf remains.
+        forbidden = torch.zeros_like(seen, dtype=logits.dtype).masked_fill(seen, -math.inf)
+        return logits.scatter_add_(2, history[:, :, self.n - 1 :], forbidden)
+
+
+class ForcedPrefix:
+    """Makes each target start with given tokens (to complete what a translator typed, or to choose a target language).
+
+    Args:
+        prefixes: the token ids for each sentence of the whole input, without BOS; an empty list leaves it free.
+    """
+
+    FREE = -1
+
+    def __init__(self, prefixes: Sequence[Sequence[int]]) -> None:
+        longest = max((len(prefix) for prefix in prefixes), default=0)
+        rows = [[*prefix, *[self.FREE] * (longest - len(prefix))] for prefix in prefixes]
+        self.prefixes = torch.tensor(rows, dtype=torch.int64).view(len(rows), longest)
+
+    def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
+        if history.size(2) >= self.prefixes.size(1):
+            return logits
+        token = self.prefixes.to(sentences.device)[sentences, history.size(2), None, None]  # [N, 1, 1]
+        ids = torch.arange(logits.size(2), device=logits.device)
+        return logits.masked_fill_((token != self.FREE) & (ids != token), -math.inf)
+
+
+PROCESSORS: dict[str, Callable[..., Processor]] = {
+    "forbid_tokens": ForbidTokens,
+    "min_len": MinLength,
+    "no_repeat_ngram": NoRepeatNgram,
+    "forced_prefix": ForcedPrefix,
+}
+"""The processors by name."""
