@@ -1,0 +1,50 @@
+"""Attention: readable, exact and fast. The folder is self-contained: copy it into any project that has torch.
+
+Begin with `textbook.py` (the formula), then `functional.py` (`attend`), `multihead.py` (the layer of a Transformer).
+"""
+
+from .cache import BeamTree, KVCache
+from .capture import capture_weights
+from .functional import IMPLS, attend, attention_weights, chosen_impl
+from .masks import (
+    MASKS,
+    Mask,
+    causal,
+    distance_windows,
+    key_padding,
+    packed,
+    prefix_lm,
+    sliding_window,
+)
+from .multihead import MultiHeadAttention
+from .positions import POSITIONS, ALiBi, Learned, Position, Rotary, Sinusoidal, T5Bias
+from .scores import SCORES
+from .textbook import Attention
+
+__all__ = [
+    "IMPLS",
+    "MASKS",
+    "POSITIONS",
+    "SCORES",
+    "ALiBi",
+    "Attention",
+    "BeamTree",
+    "KVCache",
+    "Learned",
+    "Mask",
+    "MultiHeadAttention",
+    "Position",
+    "Rotary",
+    "Sinusoidal",
+    "T5Bias",
+    "attend",
+    "attention_weights",
+    "capture_weights",
+    "causal",
+    "chosen_impl",
+    "distance_windows",
+    "key_padding",
+    "packed",
+    "prefix_lm",
+    "sliding_window",
+]

@@ -1,0 +1,287 @@
+"""`attend`: scaled dot-product attention, with its readable reference and its fast paths.
+
+    attend(q, k, v) = softmax(q k^T * scale + bias) v          (Vaswani 2017, equation 1)
+
+`reference` is the formula, written to be read, and the oracle of every other path. Each path is a function in `IMPLS`.
+Letters: B batch, H query heads, G query heads for each key head, T queries, S keys, E d_head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .masks import Dense, Mask, causal
+
+Impl = Callable[[Tensor, Tensor, Tensor, "Mask | Dense | None", "Tensor | None", float, "float | None", float], Tensor]
+"""(q, k, v, mask, bias, scale, softcap, dropout) -> output; what an entry of IMPLS is."""
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | Mask | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    impl: str = "auto",
+) -> Tensor:
+    """Attend: for each query, the mean of the values weighted by softmax(cap(q k^T * scale) + bias).
+
+    A query that may attend to nothing gives zeros, and zero gradients, on every path.
+
+    Args:
+        q: [B, H, T, E].
+        k: [B, Hkv, S, E]; Hkv divides H. Hkv = H is multi-head, 1 is multi-query (Shazeer 2019), between is
+            grouped-query attention (Ainslie 2023): head h reads key head h // (H / Hkv).
+        v: [B, Hkv, S, E].
+        mask: None, a `Mask`, or a bool tensor that broadcasts to [B, H, T, S] (rank 2 or 4); True = may attend.
+        bias: added to the scores after the cap; floating, broadcasts to [B, H, T, S]; may need gradients.
+        scale: factor of q k^T; 1 / sqrt(E) when None.
+        softcap: c of cap(x) = c tanh(x / c), which keeps scores within (-c, c) (Gemma 2); None for no cap.
+        dropout: probability in [0, 1) with which a weight is dropped.
+        impl: "auto" or a key of `IMPLS`; `chosen_impl` says what "auto" takes.
+
+    Returns:
+        [B, H, T, E].
+
+    Raises:
+        ValueError: a shape, type or range does not fit, or `impl` cannot do what is asked.
+    """
+    rule = check_inputs(q, k, v, mask, bias, softcap, dropout)
+    if impl == "auto":
+        impl = _choose(q, k, v, rule, bias, softcap, dropout)
+    elif impl not in IMPLS:
+        raise ValueError(f"attend: impl must be one of auto, {', '.join(IMPLS)}, got {impl!r}")
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return IMPLS[impl](q, k, v, rule, bias, scale, softcap, dropout)
+
+
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | Mask | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Return the weights [B, H, T, S] that `attend` would use: each row sums to 1, or is 0 where nothing may be seen.
+
+    Args, Raises: as for `attend`.
+    """
+    check_inputs(q, k, k, mask, bias, softcap)
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return weights_of_scores(dot_product_scores(q, k, scale), mask, bias, softcap)
+
+
+def weights_of_scores(
+    scores: Tensor, mask: Tensor | Mask | None = None, bias: Tensor | None = None, softcap: float | None = None
+) -> Tensor:
+    """Return softmax(cap(scores) + bias) [B, H, T, S] over the allowed keys, of scores of any kind (overwritten)."""
+    dense = _dense(_checked_mask(mask, bias, scores.shape), scores.shape[2], scores.shape[3], scores.device)
+    weights = _softmax(scores, dense, bias, softcap)
+    return weights if dense is None or dense.dead is None else weights.masked_fill(dense.dead, 0.0)
+
+
+def attend_scores(
+    scores: Tensor,
+    v: Tensor,
+    mask: Tensor | Mask | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Attend with scores [B, H, T, S] (overwritten) that no dot product gives, such as `Additive`; else as `attend`."""
+    dense = _dense(_checked_mask(mask, bias, scores.shape), scores.shape[2], scores.shape[3], scores.device)
+    return _weighted_sum(_softmax(scores, dense, bias, softcap), v, dense, dropout)
+
+
+def dot_product_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Return q k^T * scale [B, H, T, S]; several query heads may share a key head."""
+    batch, heads, queries, _ = q.shape
+    q = _fold_groups(q if scale == 1.0 else q * scale, k)  # [B, Hkv, G*T, E]
+    return (q @ k.transpose(-2, -1)).view(batch, heads, queries, -1)  # [B, H, T, S]
+
+
+def _softmax(scores: Tensor, mask: Dense | None, bias: Tensor | None, softcap: float | None) -> Tensor:
+    # A dead query gets even weights here, so that nothing is NaN; its output is zeroed afterwards, which is smaller.
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        # In place, and added rather than filled in: the backward of such an addition costs nothing.
+        scores += mask.additive(scores.dtype)
+    return scores.softmax(-1)
+
+
+def _weighted_sum(weights: Tensor, v: Tensor, mask: Dense | None, dropout: float) -> Tensor:
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    output = (_fold_groups(weights, v) @ v).view(*weights.shape[:-1], -1)  # [B, H, T, E]
+    return output if mask is None or mask.dead is None else output.masked_fill(mask.dead, 0.0)
+
+
+def reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | Dense | None,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attend as the formula says: scores, softmax, weighted sum. Memory grows with T * S."""
+    scores = dot_product_scores(q, k, scale)  # [B, H, T, S]
+    dense = _dense(mask, q.shape[2], k.shape[2], q.device)
+    weights = _softmax(scores, dense, bias, softcap)  # [B, H, T, S]
+    return _weighted_sum(weights, v, dense, dropout)  # [B, H, T, E]
+
+
+def sdpa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | Dense | None,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attend with torch's fused kernels, `F.scaled_dot_product_attention`; they know no softcap."""
+    if softcap is not None:
+        raise ValueError("attend: impl='sdpa' has no softcap; use impl='reference', 'chunked', 'flex' or 'auto'")
+    # attn_mask together with is_causal differs between torch's backends, so exactly one of them is ever given.
+    is_causal = bias is None and isinstance(mask, _Causal) and q.shape[-2] == k.shape[-2]
+    dense = None if is_causal else _dense(mask, q.shape[2], k.shape[2], q.device)
+    attn_mask = bias
+    if dense is not None:
+        attn_mask = dense.finite if bias is None else bias + dense.additive(bias.dtype)
+    output = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=attn_mask,
+        dropout_p=dropout,
+        is_causal=is_causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return output if dense is None or dense.dead is None else output.masked_fill(dense.dead, 0.0)
+
+
+IMPLS: dict[str, Impl] = {"reference": reference, "sdpa": sdpa}
+
+_Causal = type(causal())
+
+
+def chosen_impl(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | Mask | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+) -> str:
+    """Return the key of `IMPLS` that `attend(..., impl="auto")` takes for these arguments."""
+    return _choose(q, k, v, check_inputs(q, k, v, mask, bias, softcap, dropout), bias, softcap, dropout)
+
+
+def _choose(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | Dense | None,
+    bias: Tensor | None,
+    softcap: float | None,
+    dropout: float,
+) -> str:
+    if softcap is not None or (bias is not None and bias.requires_grad):
+        return "reference"
+    if q.device.type != "cpu":
+        return "sdpa"
+    if dropout:
+        return "reference"
+    return "sdpa"
+
+
+def check_inputs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | Mask | None,
+    bias: Tensor | None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+) -> Mask | Dense | None:
+    """Raise ValueError for arguments that do not fit each other, and return the mask without its trivial parts."""
+    if q.dim() != 4 or k.dim() != 4 or v.dim() != 4:
+        raise ValueError(
+            "attend: q, k and v must have rank 4, [batch, heads, length, d_head]; got shapes "
+            f"{list(q.shape)}, {list(k.shape)}, {list(v.shape)}"
+        )
+    batch, heads, queries, d_head = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    if k.shape != (batch, kv_heads, keys, d_head) or v.shape[:3] != k.shape[:3]:
+        raise ValueError(
+            f"attend: k must be [B, Hkv, S, E] with q's B = {batch} and E = {d_head}, "
+            f"and v must share its B, Hkv and S; got k {list(k.shape)}, v {list(v.shape)}"
+        )
+    if kv_heads == 0 or heads % kv_heads:
+        raise ValueError(f"attend: the heads of k and v must divide the {heads} heads of q, got {kv_heads}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"attend: q, k and v must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"attend: dropout must be in [0, 1), got {dropout}")
+    if softcap is not None and softcap <= 0:
+        raise ValueError(f"attend: softcap must be positive or None, got {softcap}")
+    return _checked_mask(mask, bias, (batch, heads, queries, keys))
+
+
+def _checked_mask(mask: Tensor | Mask | None, bias: Tensor | None, shape: tuple[int, ...]) -> Mask | Dense | None:
+    if bias is not None:
+        _check_broadcast("bias", bias, shape)
+        if not bias.is_floating_point():
+            raise ValueError(f"attend: bias must be floating point, got {bias.dtype}; a bool tensor belongs in mask")
+    if mask is None:
+        return None
+    if isinstance(mask, Mask):
+        for name, made_for, size in (("batch", mask.batch, shape[0]), ("heads", mask.heads, shape[1])):
+            if made_for not in (None, size):
+                raise ValueError(f"attend: mask is made for {name} = {made_for}, but q has {size}")
+        mask.check(*shape[2:])
+        return mask.simplified()
+    if mask.dtype != torch.bool:
+        raise ValueError(f"attend: mask must be bool (True = may attend), got {mask.dtype}; numbers to add go in bias")
+    _check_broadcast("mask", mask, shape)
+    return Dense(mask)
+
+
+def _check_broadcast(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    # Rank 3 is refused because [B, T, S] would silently broadcast as [1, B, T, S].
+    fits = tensor.dim() in (2, 4) and all(
+        size in (1, full) for size, full in zip(tensor.shape, shape[4 - tensor.dim() :], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"attend: {name} must be [T, S] or [B, H, T, S] = {list(shape)} where any axis may be 1, "
+            f"got {list(tensor.shape)}"
+        )
+
+
+def _dense(mask: Mask | Dense | None, num_queries: int, num_keys: int, device: torch.device) -> Dense | None:
+    return mask.dense(num_queries, num_keys, device) if isinstance(mask, Mask) else mask
+
+
+def _fold_groups(x: Tensor, kv: Tensor) -> Tensor:
+    # [B, Hkv*G, T, X] -> [B, Hkv, G*T, X]: the query heads of a key head become more queries, so k and v are never
+    # repeated in memory.
+    return x if x.shape[1] == kv.shape[1] else x.reshape(*kv.shape[:2], -1, x.shape[-1])

@@ -1,0 +1,269 @@
+"""Positions: how attention, which sees a set, is told the order of its tokens.
+
+Three places to act, one method each; a class overrides the one it uses and the others stay the identity:
+`forward` adds to the embeddings, `rotate` turns queries and keys, `bias` is added to the scores.
+Letters: B batch, T queries, S keys, H heads, E d_head, D d_model, P = B or 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Position(nn.Module):
+    """No positions at all, and the base of those that are: every method is the identity.
+
+    Attributes:
+        place: where it acts: "none", "embedding", "query_key" or "scores".
+    """
+
+    place = "none"
+
+    @classmethod
+    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
+        """Make one for a model of these sizes; `options` are the other arguments of the class."""
+        return cls(**options)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Add positions to embeddings.
+
+        Args:
+            x: [B, T, D].
+            positions: int64 [T] or [B, T]; 0 .. T-1 when None.
+        """
+        return x
+
+    def rotate(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Turn queries or keys.
+
+        Args:
+            x: [B, H, T, E].
+            positions: int64 [T] or [B, T]; 0 .. T-1 when None.
+        """
+        return x
+
+    def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor | None:
+        """Return what is added to the scores, [P, H, T, S], or None.
+
+        Args:
+            q_pos: positions of the queries, int64 [T] or [B, T].
+            k_pos: positions of the keys, int64 [S] or [B, S].
+        """
+        return None
+
+
+class Sinusoidal(Position):
+    """Fixed waves of geometric wavelengths added to the embeddings (Vaswani 2017, section 3.5).
+
+    PE[pos, 2i] = sin(pos / 10000^(2i/D)), PE[pos, 2i+1] = cos(pos / 10000^(2i/D)).
+
+    Args:
+        d_model: D, even.
+    """
+
+    place = "embedding"
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        if d_model % 2:
+            raise ValueError(f"Sinusoidal: d_model must be even (pairs of sine and cosine), got {d_model}")
+        self.register_buffer("frequencies", _frequencies(d_model, 10000.0), persistent=False)  # [D/2]
+
+    @classmethod
+    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
+        return cls(d_model, **options)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        positions = _default(positions, x)
+        angles = positions[..., None] * self.get_buffer("frequencies")  # [P, T, D/2]
+        waves = torch.stack((angles.sin(), angles.cos()), dim=-1)  # [P, T, D/2, 2]
+        return x + waves.flatten(-2).to(x.dtype)  # [B, T, D]
+
+
+class Learned(Position):
+    """A learned vector for each position, added to the embeddings (Gehring 2017).
+
+    Args:
+        d_model: D.
+        max_len: positions 0 .. max_len-1 exist; a longer input is an error.
+    """
+
+    place = "embedding"
+
+    def __init__(self, d_model: int, max_len: int = 512) -> None:
+        super().__init__()
+        if max_len < 1:
+            raise ValueError(f"Learned: max_len must be at least 1, got {max_len}")
+        self.table = nn.Embedding(max_len, d_model)
+        nn.init.normal_(self.table.weight, std=d_model**-0.5)
+
+    @classmethod
+    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
+        return cls(d_model, **options)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        max_len = self.table.num_embeddings
+        longest = x.shape[-2] if positions is None else int(positions.max()) + 1
+        if longest > max_len:
+            raise ValueError(f"Learned: position {longest - 1} is beyond the table of {max_len}; raise max_len")
+        vectors: Tensor = self.table(_default(positions, x))  # [P, T, D]
+        return x + vectors  # [B, T, D]
+
+
+class Rotary(Position):
+    """Turn each pair of features of q and k by an angle that grows with the position (RoFormer, Su 2021).
+
+    Then q_m . k_n depends on m - n alone. Pairs are (i, i + E/2), as in the common checkpoints.
+    Angle of pair i at position m: m * base^(-2i/E).
+
+    Args:
+        d_head: E, even.
+        base: wavelengths run from 2 pi to 2 pi base.
+        scaling: None; "linear" divides positions by `factor` (Chen 2023); "ntk" raises the base to
+            base * factor^(E / (E - 2)), so the slowest pair is slowed by `factor` and the fastest not at all.
+        factor: how many times longer than in training the input may be, at least 1.
+    """
+
+    place = "query_key"
+
+    def __init__(self, d_head: int, base: float = 10000.0, scaling: str | None = None, factor: float = 1.0) -> None:
+        super().__init__()
+        if d_head % 2 or d_head < 2:
+            raise ValueError(f"Rotary: d_head must be even (features turn in pairs), got {d_head}")
+        if scaling not in (None, "linear", "ntk"):
+            raise ValueError(f"Rotary: scaling must be None, 'linear' or 'ntk', got {scaling!r}")
+        if base <= 0 or factor < 1:
+            raise ValueError(f"Rotary: base must be positive and factor at least 1, got {base} and {factor}")
+        if scaling == "ntk" and d_head > 2:
+            base *= factor ** (d_head / (d_head - 2))
+        frequencies = _frequencies(d_head, base)
+        self.register_buffer("frequencies", frequencies / factor if scaling == "linear" else frequencies, False)
+        self._table: Tensor | None = None
+
+    @classmethod
+    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
+        return cls(d_head, **options)
+
+    def rotate(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        cos, sin = self._cos_sin(x, positions)  # [T, E] or [B, 1, T, E]
+        turned = torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1)  # [B, H, T, E]
+        return x * cos + turned * sin
+
+    def _cos_sin(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        frequencies = self.get_buffer("frequencies")
+        positions = _default(positions, x)
+        angles = (positions[..., None] * frequencies).repeat(*(1,) * positions.dim(), 2)  # [P, T, E]
+        if angles.dim() == 3:
+            angles = angles[:, None]  # [B, 1, T, E]
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+class ALiBi(Position):
+    """Subtract from each score the distance times a slope of the head: bias = -slope[h] |q - k| (Press 2022).
+
+    Slopes are 2^(-8/H), 2^(-16/H), ... for H a power of two, and interleaved from two such series otherwise.
+
+    Args:
+        num_heads: H.
+    """
+
+    place = "scores"
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.register_buffer("slopes", torch.tensor(_alibi_slopes(num_heads)), persistent=False)  # [H]
+
+    @classmethod
+    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
+        return cls(num_heads, **options)
+
+    def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        distance = (_offsets(q_pos, k_pos)).abs()  # [P, 1, T, S]
+        return -self.get_buffer("slopes")[:, None, None] * distance  # [P, H, T, S]
+
+
+class T5Bias(Position):
+    """A learned bias for each head and bucket of the distance k - q (T5, Raffel 2020, section 2.1).
+
+    Half of the buckets are exact distances, the other half grow logarithmically up to `max_distance`, beyond which
+    all share the last. Without the factor 1 / sqrt(E) of T5's own scores: scale is `attend`'s business.
+
+    Args:
+        num_heads: H.
+        num_buckets: buckets in all, even; half for each direction when bidirectional.
+        max_distance: distance from which on the last bucket is used.
+        bidirectional: True for an encoder; False puts every later key into bucket 0, for causal attention.
+    """
+
+    place = "scores"
+
+    def __init__(
+        self, num_heads: int, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
+    ) -> None:
+        super().__init__()
+        exact = num_buckets // (4 if bidirectional else 2)
+        if num_buckets % 2 or exact < 1 or max_distance <= exact:
+            raise ValueError(
+                "T5Bias: num_buckets must be even and at least 4, and max_distance above the exact distances, "
+                f"got {num_buckets} and {max_distance}"
+            )
+        self.num_buckets, self.max_distance, self.bidirectional = num_buckets, max_distance, bidirectional
+        self.table = nn.Embedding(num_buckets, num_heads)
+        nn.init.zeros_(self.table.weight)
+
+    @classmethod
+    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
+        return cls(num_heads, **options)
+
+    def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
+        buckets = self.bucket(_offsets(q_pos, k_pos)[:, 0])  # [P, T, S]
+        values: Tensor = self.table(buckets)  # [P, T, S, H]
+        return values.permute(0, 3, 1, 2)  # [P, H, T, S]
+
+    def bucket(self, offset: Tensor) -> Tensor:
+        """Return the bucket, 0 .. num_buckets-1, of each k - q (int64, any shape)."""
+        buckets, first = self.num_buckets, torch.zeros_like(offset)
+        if self.bidirectional:
+            buckets //= 2
+            first = (offset > 0) * buckets
+            distance = offset.abs()
+        else:
+            distance = (-offset).clamp(min=0)
+        exact = buckets // 2
+        log_ratio = (distance.clamp(min=1) / exact).log() / math.log(self.max_distance / exact)
+        far = (exact + (log_ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+        return first + torch.where(distance < exact, distance, far)
+
+
+POSITIONS: dict[str, type[Position]] = {
+    "none": Position,
+    "sinusoidal": Sinusoidal,
+    "learned": Learned,
+    "rotary": Rotary,
+    "t5": T5Bias,
+    "alibi": ALiBi,
+}
+
+
+def _frequencies(size: int, base: float) -> Tensor:
+    return base ** (-torch.arange(0, size, 2) / size)  # [size/2]
+
+
+def _default(positions: Tensor | None, x: Tensor) -> Tensor:
+    return torch.arange(x.shape[-2], device=x.device) if positions is None else positions
+
+
+def _offsets(q_pos: Tensor, k_pos: Tensor) -> Tensor:
+    offsets = k_pos[..., None, :] - q_pos[..., :, None]  # [T, S] or [B, T, S]
+    return offsets[None, None] if offsets.dim() == 2 else offsets[:, None]  # [P, 1, T, S]
+
+
+def _alibi_slopes(num_heads: int) -> list[float]:
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    between = [2 ** (-8 * (i + 0.5) / power) for i in range(power)]
+    return slopes + between[: num_heads - power]
