@@ -30,7 +30,7 @@ def best_continuations(logits: Tensor, offsets: Tensor, diversity: float = 0.0) 
     """The K best of the K * V ways to go on, by logit + offset, best first.
 
     A tournament (Knuth, TAOCP 3, 5.2.3) instead of a sort: the maximum of each block of columns is found once; then
-    each of K rounds compares the hypotheses, the blocks of the best hypothesis, and the columns of its best block. It is
+    each of K rounds compares the hypotheses, the blocks of the best one, and the columns of its best block. It is
     exact, and over 8,000 columns several times faster than torch.topk on a CPU. Of equals the hypothesis in the lower
     place wins, then the lower token, as argmax and max return the first.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mtattn.beam import best_continuations, log_normaliser
-from mtattn.processors import MinLength, NoRepeatNgram, Processor
+from mtattn.processors import MinLength, NoRepeatNgram, Processor, forbid
 from mtattn.sampling import draw, uniform
 
 NEVER = -math.inf
@@ -55,17 +55,14 @@ class DecodeConfig:
     search: Literal["beam", "sample"] = "beam"  # a key of SEARCHES
     beam_size: int = 5  # K, the hypotheses that a beam keeps of each sentence; 1 is greedy search
     nbest: int = 1  # hypotheses returned for each sentence; for `sample`, the number of samples
-    length_penalty: float = (
-        1.0  # alpha in score = log_prob / length ** alpha, length counting EOS; larger: longer targets
-    )
+    length_penalty: float = 1.0  # alpha in score = log_prob / length ** alpha, length counting EOS; larger: longer
     max_len_ratio: float = 2.0  # a target has at most max_len_ratio * source length + max_len_extra tokens, with EOS
     max_len_extra: int = 10
     min_len: int = 0  # tokens before EOS is allowed
     no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a target; 0: any may
-    diversity: float = (
-        0.0  # `beam`: nats by which each better sibling sets a continuation back, in the choice but not in
-    )
-    # its score, for n-best lists with fewer near-copies (Li et al. 2016, https://arxiv.org/abs/1611.08562)
+    # `beam`: nats by which each better sibling sets a continuation back, in the choice but not in its score, for n-best
+    # lists with fewer near-copies (Li et al. 2016, https://arxiv.org/abs/1611.08562)
+    diversity: float = 0.0
     temperature: float = 1.0  # `sample`: logits are divided by it; below 1 is bolder, above 1 is more varied
     top_k: int = 0  # `sample`: draw among the k likeliest tokens; 0: among all
     top_p: float = 1.0  # `sample`: draw among the fewest likeliest tokens whose probabilities reach top_p
@@ -86,6 +83,7 @@ class DecodeConfig:
             ("temperature", "more than 0", 0 < self.temperature < math.inf),
             ("top_k", "0 (all) or more", self.top_k >= 0),
             ("top_p", "more than 0, at most 1", 0 < self.top_p <= 1),
+            ("seed", "a signed 64-bit integer", -(2**63) <= self.seed < 2**63),
         ):
             if not fits:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: it must be {allowed}")
@@ -113,28 +111,24 @@ class Hypothesis:
 
 
 Choice = tuple[Tensor, Tensor, Tensor]
-"""How hypotheses go on, [N, K] each: the logit of the chosen token (float32; -inf: none), the place of the hypothesis that
-it extends (int64), the token (int64)."""
+"""How hypotheses go on, [N, K] each: the logit of the chosen token (float32; -inf: none), the place of the hypothesis
+that it extends (int64), the token (int64)."""
 
 
 @dataclass
 class SearchState:
-    """All that a search knows. Row n of each tensor is one sentence, and what becomes of it depends on its row alone."""
+    """All that a search knows. Row n of each tensor is one sentence, whose outcome depends on its row alone."""
 
     sentences: Tensor  # [N] int64, which sentence of the input each row is
     seeds: Tensor  # [N] int64, the random seed of each sentence, for sampling
     max_len: Tensor  # [N] int64, the most tokens that its targets may have, with EOS
     live: Tensor  # [N, K] float32, log_prob of each hypothesis that goes on; -inf where there is none
-    finished: (
-        Tensor  # [N, K] float32, scores of the hypotheses that ended with EOS, best first; -inf where there is none
-    )
-    tokens: list[Tensor] = field(default_factory=list)  # t x [N, K] int64, the token that each step put in each place
-    parents: list[Tensor] = field(
-        default_factory=list
-    )  # t x [N, K] int64, the place, a step before, of what it extends
-    log_probs: list[Tensor] = field(
-        default_factory=list
-    )  # t x [N, K] float32, log_prob up to that token; -inf: no token
+    finished: Tensor  # [N, K] float32, scores of those that ended with EOS, best first; -inf where there is none
+    # What each step put in each place, t x [N, K]: the token (int64); the place, a step before, of the hypothesis that
+    # it extends (int64); the log_prob of the whole so far (float32; -inf where there is none).
+    tokens: list[Tensor] = field(default_factory=list)
+    parents: list[Tensor] = field(default_factory=list)
+    log_probs: list[Tensor] = field(default_factory=list)
 
     def select(self, rows: Tensor) -> "SearchState":
         """The state of these rows alone (int64 [M])."""
@@ -182,7 +176,7 @@ def search(
     """Search N sentences together; the outcome of each is the one that it would have alone.
 
     A sentence is done when nothing that goes on can enter its n-best list. Proof: let the best of its live hypotheses
-    have log_prob l <= 0. Further tokens add log p <= 0, and it ends at a length L <= max_len, so no live hypothesis will
+    have log_prob l <= 0. Further tokens add log p <= 0, and it ends at a length L <= max_len, so none that lives will
     score above l / L ** alpha <= l / max_len ** alpha (alpha >= 0, l <= 0). Once the nbest-th finished score reaches
     that bound, no score to come is better.
 
@@ -190,7 +184,7 @@ def search(
         step: the model, with N sentences encoded.
         src_lens: [N] integer, source lengths in tokens; 0 is allowed. The search runs on its device.
         config: how to search.
-        bos_id: what targets start from; never generated.
+        bos_id: what targets start from; never generated, unless it is eos_id.
         eos_id: what ends a target.
         pad_id: never generated.
         processors: what is forbidden, beyond what config says (see mtattn.processors).
@@ -202,12 +196,12 @@ def search(
         cut at max_len. A beam returns fewer where it found fewer different ones, never none; samples may repeat.
 
     Raises:
-        ValueError: a step's logits have the wrong shape or are NaN.
+        ValueError: seeds are not N; a step's logits have the wrong shape, or are NaN or nowhere finite.
     """
     num_sentences, device = len(src_lens), src_lens.device
-    results: list[list[Hypothesis]] = [[] for _ in range(num_sentences)]
     if not num_sentences:
-        return results
+        return []
+    results: dict[int, list[Hypothesis]] = {}
     state = start(src_lens, config, range(num_sentences) if seeds is None else seeds)
     choose = SEARCHES[config.search]
     rules = [*processors]
@@ -215,7 +209,7 @@ def search(
         rules.append(MinLength(config.min_len, eos_id))
     if config.no_repeat_ngram_size:
         rules.append(NoRepeatNgram(config.no_repeat_ngram_size))
-    never = torch.tensor([pad_id, bos_id], device=device)
+    never = torch.tensor(sorted({pad_id, bos_id} - {eos_id}), device=device)  # some models start targets with EOS
     tokens = torch.full_like(state.live, bos_id, dtype=torch.int64)  # [N, K]
     parents: Tensor | None = None
     longest = int(state.max_len.max())
@@ -228,7 +222,7 @@ def search(
         log_z = log_normaliser(logits)  # [N, K]
         logits.index_fill_(-1, never, NEVER)
         if rules:
-            logits = apply(rules, logits, state, eos_id)
+            logits = forbid(rules, logits, state.history(), state.sentences, eos_id)
 
         values, places, tokens = choose(logits, log_z, state, config)  # [N, K] each
         log_probs = state.live.gather(1, places) + (values - log_z.gather(1, places))
@@ -249,21 +243,20 @@ def search(
             num_done = int(done.sum())
             if num_done >= SHRINK_AT * len(done):
                 leaving, staying = state.select(done.nonzero()[:, 0]), (~done).nonzero()[:, 0]
-                for sentence, nbest in zip(
-                    leaving.sentences.tolist(), nbest_lists(leaving, config, eos_id), strict=True
-                ):
-                    results[sentence] = nbest
+                results.update(zip(leaving.sentences.tolist(), nbest_lists(leaving, config, eos_id), strict=True))
                 if num_done == len(done):
                     break
                 step.select(staying)
                 state, tokens = state.select(staying), tokens[staying]
                 parents = None if parents is None else parents[staying]
-    return results
+    return [results[sentence] for sentence in range(num_sentences)]
 
 
 def start(src_lens: Tensor, config: DecodeConfig, seeds: Sequence[int]) -> SearchState:
     """The state before the first step: one live hypothesis for a beam, lest it hold K copies; K for K samples."""
     device, n = src_lens.device, len(src_lens)
+    if len(seeds) != n:
+        raise ValueError(f"{len(seeds)} seeds for {n} sentences: give one for each")
     live = torch.zeros(n, config.width, device=device)  # log 1: every target starts with BOS
     if config.search == "beam":
         live[:, 1:] = NEVER
@@ -274,16 +267,6 @@ def start(src_lens: Tensor, config: DecodeConfig, seeds: Sequence[int]) -> Searc
         live=live,
         finished=torch.full_like(live, NEVER),
     )
-
-
-def apply(rules: Sequence[Processor], logits: Tensor, state: SearchState, eos_id: int) -> Tensor:
-    """Let each rule forbid its tokens. A hypothesis left with none ends: EOS is allowed again."""
-    eos, history = logits[..., eos_id].clone(), state.history()
-    for rule in rules:
-        logits = rule(logits, history, state.sentences)
-    stuck = logits.amax(-1) == NEVER
-    logits[..., eos_id] = torch.where(stuck, eos, logits[..., eos_id])
-    return logits
 
 
 def beam(logits: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
@@ -312,21 +295,22 @@ def nbest_lists(state: SearchState, config: DecodeConfig, eos_id: int) -> list[l
     tokens, log_probs = torch.stack(state.tokens, -1), torch.stack(state.log_probs, -1)  # [N, K, t]
     lengths = torch.arange(1, tokens.size(2) + 1, device=tokens.device)
     ends = (log_probs > NEVER) & ((tokens == eos_id) | (lengths == state.max_len[:, None, None]))
+    if log_probs.isnan().any() or not ends.any(2).any(1).all():
+        raise ValueError("a sentence has no hypothesis: the logits of a step were NaN, or -inf for all that is allowed")
     row, place, last = ends.nonzero(as_tuple=True)  # [M] each: M hypotheses, at most K a row
     cut = tokens[ends] != eos_id
     score = log_probs[ends] / lengths[last] ** config.length_penalty
     ranked = sorted(zip(*(x.tolist() for x in (row, cut, -score, last, place)), strict=True))
     best = [key for _, keys in groupby(ranked, key=itemgetter(0)) for key in islice(keys, config.nbest)]
 
-    row, last, place = torch.tensor([(n, t, k) for n, _, _, t, k in best], device=tokens.device).view(-1, 3).unbind(1)
+    row, last, place = torch.tensor([(n, t, k) for n, _, _, t, k in best], device=tokens.device).unbind(1)
     path = (row[:, None], state.trace(row, last + 1, place), lengths - 1)
     totals = log_probs[path]  # [M', t]
     steps = totals.diff(prepend=torch.zeros_like(totals[:, :1]))
     lists: list[list[Hypothesis]] = [[] for _ in state.sentences]
-    for (n, is_cut, negated, t, _), ids, total, step in zip(
-        best, tokens[path].tolist(), totals.tolist(), steps.tolist(), strict=True
-    ):
-        lists[n].append(Hypothesis(ids[: t + is_cut], total[t], -negated, step[: t + 1], finished=not is_cut))
-    if not all(lists):
-        raise ValueError("a sentence got no hypothesis: the logits of a step were NaN or all -inf")
+    found = zip(best, tokens[path].tolist(), totals.tolist(), steps.tolist(), strict=True)
+    for (n, is_cut, negated, t, _), ids, total, token_log_probs in found:
+        lists[n].append(
+            Hypothesis(ids[: t + is_cut], total[t], -negated, token_log_probs[: t + 1], finished=not is_cut)
+        )
     return lists

@@ -29,6 +29,19 @@ class Processor(Protocol):
         """
 
 
+def forbid(rules: Sequence[Processor], logits: Tensor, history: Tensor, sentences: Tensor, eos_id: int) -> Tensor:
+    """Apply each processor. A hypothesis left with no token at all ends: EOS is allowed again.
+
+    Arguments and result as for `Processor`.
+    """
+    eos = logits[..., eos_id].clone()
+    for rule in rules:
+        logits = rule(logits, history, sentences)
+    stuck = logits.amax(-1) == -math.inf
+    logits[..., eos_id] = torch.where(stuck, eos, logits[..., eos_id])
+    return logits
+
+
 class ForbidTokens:
     """Never generates these tokens (the unknown token, say).
 
@@ -40,7 +53,8 @@ class ForbidTokens:
         self.ids = torch.tensor(list(ids), dtype=torch.int64)
 
     def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
-        return logits.index_fill_(-1, self.ids.to(logits.device), -math.inf)
+        self.ids = self.ids.to(logits.device)
+        return logits.index_fill_(-1, self.ids, -math.inf)
 
 
 class MinLength:
@@ -103,7 +117,8 @@ class ForcedPrefix:
     def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
         if history.size(2) >= self.prefixes.size(1):
             return logits
-        token = self.prefixes.to(sentences.device)[sentences, history.size(2), None, None]  # [N, 1, 1]
+        self.prefixes = self.prefixes.to(logits.device)
+        token = self.prefixes[sentences, history.size(2), None, None]  # [N, 1, 1]
         ids = torch.arange(logits.size(2), device=logits.device)
         return logits.masked_fill_((token != self.FREE) & (ids != token), -math.inf)
 
