@@ -43,12 +43,15 @@ def parse_hub_name(text: str) -> HubName:
 
 
 def load_hub_split(text: str, scratch: Path) -> "datasets.Dataset":
-    """Loads one split through ``datasets``, whose working files go to `scratch`.
+    """Loads one split through ``datasets``.
+
+    What comes from the hub stays in the Hugging Face cache; the working files of a local folder go to `scratch`.
 
     Raises:
         CorpusError: the hub cannot be reached, or has no such dataset, or its files are neither Parquet nor JSON.
     """
     from datasets import Dataset, load_dataset_builder
+    from datasets.packaged_modules.cache.cache import Cache
     from datasets.packaged_modules.json.json import Json
     from datasets.packaged_modules.parquet.parquet import Parquet
 
@@ -56,12 +59,12 @@ def load_hub_split(text: str, scratch: Path) -> "datasets.Dataset":
     if not name.is_local and not os.environ.get("HF_HUB_OFFLINE"):
         check_on_hub(name)
     try:
-        builder = load_dataset_builder(name.path, name.config, cache_dir=str(scratch))
+        builder = load_dataset_builder(name.path, name.config, cache_dir=str(scratch) if name.is_local else None)
     except ConnectionError as error:
         raise unreachable(name, error) from error
     except Exception as error:  # datasets raises many types here: no data files, unknown config, broken metadata
         raise CorpusError(f"{name}: cannot open ({error})") from error
-    if not isinstance(builder, (Json, Parquet)):
+    if not isinstance(builder, (Json, Parquet, Cache)):  # Cache: what an earlier download left
         raise CorpusError(
             f"{name}: its files are read by the {type(builder).__name__} builder, but only Parquet and JSON are "
             "accepted; download the files and name them as a local corpus"

@@ -35,6 +35,7 @@ class CorpusSource:
             ``.gz``) or ``.parquet`` file, a folder written by ``save_to_disk``, or ``hf:owner/name[:config]@split``.
             ``bundled:`` before a path means the data that travels with the package.
         format: a name from READERS; None takes it from the path.
+        target: the target side's file when the two text files' names share no pattern; `path` is then the source's.
         columns: source and target column by name, or by number from 0 (TSV and CSV alone). None: the language
             codes, else src and tgt, else (TSV and CSV) 0 and 1.
     """
@@ -43,6 +44,7 @@ class CorpusSource:
 
     path: str
     format: Format | None = None
+    target: str | None = None
     columns: tuple[str | int, str | int] | None = None
 
     def __post_init__(self) -> None:
@@ -87,9 +89,9 @@ def expand(path: str, folder: str = "") -> str:
 
 
 def as_sources(corpus: Corpus) -> list[CorpusSource]:
-    """The sources that a corpus names."""
+    """The sources that a corpus names; an empty path names none."""
     several = [corpus] if isinstance(corpus, (str, CorpusSource)) else corpus
-    return [CorpusSource(source) if isinstance(source, str) else source for source in several]
+    return [CorpusSource(source) if isinstance(source, str) else source for source in several if source]
 
 
 def locate(source: CorpusSource, folder: str, languages: tuple[str, str]) -> LocatedSource:
@@ -104,9 +106,12 @@ def locate(source: CorpusSource, folder: str, languages: tuple[str, str]) -> Loc
         path = str(name._replace(path=os.path.abspath(expand(name.path, folder)))) if name.is_local else str(name)
     else:
         path = expand(source.path, folder)
-    format = source.format or format_of(path)
+    format = source.format or ("text" if source.target else format_of(path))
     check_columns(source, format)
-    paths = text_paths(path, languages) if format == "text" else (path, path)
+    if source.target:
+        paths = path, expand(source.target, folder)
+    else:
+        paths = text_paths(path, languages) if format == "text" else (path, path)
     located = LocatedSource(format, paths, source.columns)
     for file in dict.fromkeys(paths):
         if format in ONE_FILE_FORMATS or format == "text":
