@@ -1,0 +1,74 @@
+"""One step of beam search against the plain way: log_softmax, then a stable sort of everything."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mtattn.beam import BLOCK, best_continuations, log_normaliser
+
+
+def sorted_continuations(logits: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The K best by a stable sort, so that of equals the lower place and then the lower token comes first."""
+    _, k, v = logits.shape
+    order = (logits.float() + offsets[:, :, None]).flatten(1).sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return logits.float().flatten(1).gather(1, order), order // v, order % v
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.sampled_from([1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_best_continuations_equal_a_stable_sort(seed, n, k, v, dtype):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randint(-20, 5, (n, k, v), generator=g).to(dtype)  # few values: many are equal
+    logits[torch.rand(n, k, v, generator=g) < 0.2] = -math.inf
+    offsets = -torch.randint(0, 10, (n, k), generator=g).float()
+    expected = sorted_continuations(logits, offsets)
+    values, places, tokens = best_continuations(logits.clone(), offsets)
+    assert torch.equal(values, expected[0])
+    real = values > -math.inf  # where nothing is left, place and token mean nothing
+    assert torch.equal(places[real], expected[1][real])
+    assert torch.equal(tokens[real], expected[2][real])
+    assert ((places >= 0) & (places < k) & (tokens >= 0) & (tokens < v)).all()
+
+
+def test_a_hypothesis_that_is_none_is_not_continued():
+    logits, offsets = torch.zeros(1, 3, 10), torch.tensor([[-math.inf, 0.0, -math.inf]])
+    _, places, tokens = best_continuations(logits, offsets)
+    assert places.tolist() == [[1, 1, 1]]
+    assert tokens.tolist() == [[0, 1, 2]]
+
+
+def test_diversity_counts_the_better_siblings():
+    logits, offsets = torch.tensor([[[5.0, 4.0, 3.0], [2.5, 1.0, 0.0], [-9.0, -9.0, -9.0]]]), torch.zeros(1, 3)
+    # Of 5, 4, 3 and 2.5 with 1 taken for each better sibling: 5, 4 - 1, 3 - 2, 2.5
+    values, places, tokens = best_continuations(logits, offsets, diversity=1.0)
+    assert values.tolist() == [[5.0, 4.0, 2.5]]
+    assert places.tolist() == [[0, 0, 1]]
+    assert tokens.tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_log_normaliser(dtype, scale):
+    logits = (scale * torch.randn(7, 3, 5000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    log_z = log_normaliser(logits)
+    assert log_z.dtype == torch.float32
+    torch.testing.assert_close(log_z.double(), logits.double().logsumexp(-1), rtol=1e-6, atol=1e-6)
+    assert (logits.float() <= log_z[..., None]).all()
+
+
+def test_log_normaliser_of_a_row_does_not_depend_on_the_others():
+    logits = torch.randn(97, 3, 40_000, generator=torch.Generator().manual_seed(0))  # several pieces
+    together = log_normaliser(logits)
+    for n in (0, 50, 96):
+        assert torch.equal(log_normaliser(logits[n : n + 1])[0], together[n])
+    assert torch.equal(log_normaliser(logits[5:6, :1])[0, 0], together[5, 0])
