@@ -99,7 +99,7 @@ def pick_noun(rng: Rng, choices: list[str], clause: Clause, case: str) -> Phrase
     unwanted = {"boring"} | lx.UNWANTED.get(clause.verb.en[0], set())
     fitting = [adjective for adjective in adjectives_for(noun) if adjective.en not in unwanted]
     adjective = rng.choice(fitting) if fitting and rng.random() < 0.5 else None
-    if clause.negated and code in "bin":
+    if clause.negated and code in "bimn":
         return noun_phrase(noun, "k", case, adjective, denial=clause.denial)
     if code == "m":
         unit = next((m for m in ("cup", "glass", "piece", "kilo") if m in noun.tags), "")

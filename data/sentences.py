@@ -105,8 +105,9 @@ def because(rng: Rng) -> Phrase:
 
 def cannot(rng: Rng) -> Phrase:
     """Anna cannot cook because she has no time."""
-    name = rng.choice([name for name in WILLED if name not in {"stay", "rest", "sleep"}])
+    name = rng.choice([name for name in WILLED if name not in {"stay", "rest", "sleep", "get up", "arrive"}])
     clause = action(rng, name=name, tense="can", negated=True)
+    clause = replace(clause, time=rng.choice([words("today", "heute"), words("this evening", "heute Abend"), EMPTY]))
     reason = state(rng.choice(["notime", "notime", "sick", "tired", "fever"]), again(clause.subject))
     return sentence(comma(statement(clause)) + subordinate(reason, words("because", "weil")))
 
