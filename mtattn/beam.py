@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 64  # columns under one maximum: near sqrt(V) for V = 8,000, and a width that a CPU reduces fast
@@ -45,10 +44,11 @@ def best_continuations(logits: Tensor, offsets: Tensor, diversity: float = 0.0) 
         places: [N, K] int64, the hypothesis that is continued.
         tokens: [N, K] int64, the token that continues it.
     """
-    (_, k, v), flat = logits.shape, logits.flatten(1)
-    maxima = torch.cat([block_maxima(rows) for rows in pieces(logits)]).view(*logits.shape[:2], -1)  # [N, K, V / BLOCK]
+    (n, k, v), flat = logits.shape, logits.flatten(1)
+    maxima = torch.cat([block_maxima(rows) for rows in pieces(logits)]).view(n, k, -1)  # [N, K, V / BLOCK]
     num_blocks, flat_maxima = maxima.size(2), maxima.flatten(1)
     place, column = torch.arange(k, device=logits.device), torch.arange(BLOCK, device=logits.device)
+    sentence, never = torch.arange(n, device=logits.device)[:, None], logits.new_full((), -math.inf)
     rounds = []
     for _ in range(k):
         hyp = (maxima.amax(2) + offsets).argmax(1, keepdim=True)  # [N, 1]
@@ -58,7 +58,7 @@ def best_continuations(logits: Tensor, offsets: Tensor, diversity: float = 0.0) 
         token = ids.gather(1, index)  # [N, 1]
         rounds.append((value, hyp, token))
 
-        flat.scatter_(1, hyp * v + token, -math.inf)  # out of the next rounds
+        flat[sentence, hyp * v + token] = never  # out of the next rounds; scatter_ would copy all of a bfloat16 tensor
         flat_maxima.scatter_(1, hyp * num_blocks + block, flat.gather(1, hyp * v + ids).float().amax(1, keepdim=True))
         offsets = torch.where(place == hyp, offsets - diversity, offsets)
     values, places, tokens = (torch.cat(columns, 1) for columns in zip(*rounds, strict=True))
@@ -67,8 +67,9 @@ def best_continuations(logits: Tensor, offsets: Tensor, diversity: float = 0.0) 
 
 def block_maxima(rows: Tensor) -> Tensor:
     """The maximum of each BLOCK columns, the last block being short: [R, V] to [R, ceil(V / BLOCK)]."""
-    padded = F.pad(rows, (0, -rows.size(1) % BLOCK), value=-math.inf)
-    return padded.view(len(rows), -1, BLOCK).amax(2)
+    num_whole, v = rows.size(1) // BLOCK, rows.size(1)
+    maxima = rows[:, : num_whole * BLOCK].view(len(rows), num_whole, BLOCK).amax(2)
+    return maxima if v % BLOCK == 0 else torch.cat([maxima, rows[:, num_whole * BLOCK :].amax(1, keepdim=True)], 1)
 
 
 def pieces(logits: Tensor) -> Iterator[Tensor]:

@@ -97,7 +97,9 @@ class NoRepeatNgram:
             seen &= history[:, :, i : length - self.n + 1 + i] == history[:, :, length - self.n + 1 + i, None]
         # Added, not assigned: of several -inf and 0 for one token, in whatever order, -inf remains.
         forbidden = torch.zeros_like(seen, dtype=logits.dtype).masked_fill(seen, -math.inf)
-        return logits.scatter_add_(2, history[:, :, self.n - 1 :], forbidden)
+        n, k = (torch.arange(size, device=logits.device) for size in history.shape[:2])
+        index = (n[:, None, None], k[:, None], history[:, :, self.n - 1 :])
+        return logits.index_put_(index, forbidden, accumulate=True)
 
 
 class ForcedPrefix:
