@@ -5,6 +5,7 @@ Begin with `textbook.py` (the formula), then `functional.py` (`attend`), `multih
 
 from .cache import BeamTree, KVCache
 from .capture import capture_weights
+from .flex import block_mask
 from .functional import IMPLS, attend, attention_weights, chosen_impl
 from .masks import (
     MASKS,
@@ -17,6 +18,7 @@ from .masks import (
     sliding_window,
 )
 from .multihead import MultiHeadAttention
+from .norm import RMSNorm
 from .positions import POSITIONS, ALiBi, Learned, Position, Rotary, Sinusoidal, T5Bias
 from .scores import SCORES
 from .textbook import Attention
@@ -34,11 +36,13 @@ __all__ = [
     "Mask",
     "MultiHeadAttention",
     "Position",
+    "RMSNorm",
     "Rotary",
     "Sinusoidal",
     "T5Bias",
     "attend",
     "attention_weights",
+    "block_mask",
     "capture_weights",
     "causal",
     "chosen_impl",

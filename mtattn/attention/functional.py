@@ -1,9 +1,9 @@
-"""`attend`: scaled dot-product attention, with its readable reference and its fast paths.
+"""`attend`: scaled dot-product attention, one function with several ways to compute it.
 
     attend(q, k, v) = softmax(q k^T * scale + bias) v          (Vaswani 2017, equation 1)
 
-`reference` is the formula, written to be read, and the oracle of every other path. Each path is a function in `IMPLS`.
-Letters: B batch, H query heads, G query heads for each key head, T queries, S keys, E d_head.
+Each way is a function in `IMPLS`, and equals `reference`, the formula written to be read.
+Letters: B batch, H query heads, Hkv key heads, T queries, S keys, E d_head.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import Dense, Mask, causal
+from .chunked import chunked
+from .flex import flex
+from .masks import Dense, Mask
+from .reference import dot_product_scores, masked_softmax, materialised, reference, weighted_sum
+from .sdpa import sdpa
 
 Impl = Callable[[Tensor, Tensor, Tensor, "Mask | Dense | None", "Tensor | None", float, "float | None", float], Tensor]
 """(q, k, v, mask, bias, scale, softcap, dropout) -> output; what an entry of IMPLS is."""
@@ -84,8 +87,8 @@ def weights_of_scores(
     scores: Tensor, mask: Tensor | Mask | None = None, bias: Tensor | None = None, softcap: float | None = None
 ) -> Tensor:
     """Return softmax(cap(scores) + bias) [B, H, T, S] over the allowed keys, of scores of any kind (overwritten)."""
-    dense = _dense(_checked_mask(mask, bias, scores.shape), scores.shape[2], scores.shape[3], scores.device)
-    weights = _softmax(scores, dense, bias, softcap)
+    dense = materialised(_checked_mask(mask, bias, scores.shape), scores)
+    weights = masked_softmax(scores, dense, bias, softcap)
     return weights if dense is None or dense.dead is None else weights.masked_fill(dense.dead, 0.0)
 
 
@@ -98,88 +101,11 @@ def attend_scores(
     dropout: float = 0.0,
 ) -> Tensor:
     """Attend with scores [B, H, T, S] (overwritten) that no dot product gives, such as `Additive`; else as `attend`."""
-    dense = _dense(_checked_mask(mask, bias, scores.shape), scores.shape[2], scores.shape[3], scores.device)
-    return _weighted_sum(_softmax(scores, dense, bias, softcap), v, dense, dropout)
+    dense = materialised(_checked_mask(mask, bias, scores.shape), scores)
+    return weighted_sum(masked_softmax(scores, dense, bias, softcap), v, dense, dropout)
 
 
-def dot_product_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """Return q k^T * scale [B, H, T, S]; several query heads may share a key head."""
-    batch, heads, queries, _ = q.shape
-    q = _fold_groups(q if scale == 1.0 else q * scale, k)  # [B, Hkv, G*T, E]
-    return (q @ k.transpose(-2, -1)).view(batch, heads, queries, -1)  # [B, H, T, S]
-
-
-def _softmax(scores: Tensor, mask: Dense | None, bias: Tensor | None, softcap: float | None) -> Tensor:
-    # A dead query gets even weights here, so that nothing is NaN; its output is zeroed afterwards, which is smaller.
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if bias is not None:
-        scores = scores + bias
-    if mask is not None:
-        # In place, and added rather than filled in: the backward of such an addition costs nothing.
-        scores += mask.additive(scores.dtype)
-    return scores.softmax(-1)
-
-
-def _weighted_sum(weights: Tensor, v: Tensor, mask: Dense | None, dropout: float) -> Tensor:
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    output = (_fold_groups(weights, v) @ v).view(*weights.shape[:-1], -1)  # [B, H, T, E]
-    return output if mask is None or mask.dead is None else output.masked_fill(mask.dead, 0.0)
-
-
-def reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Mask | Dense | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    dropout: float,
-) -> Tensor:
-    """Attend as the formula says: scores, softmax, weighted sum. Memory grows with T * S."""
-    scores = dot_product_scores(q, k, scale)  # [B, H, T, S]
-    dense = _dense(mask, q.shape[2], k.shape[2], q.device)
-    weights = _softmax(scores, dense, bias, softcap)  # [B, H, T, S]
-    return _weighted_sum(weights, v, dense, dropout)  # [B, H, T, E]
-
-
-def sdpa(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Mask | Dense | None,
-    bias: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    dropout: float,
-) -> Tensor:
-    """Attend with torch's fused kernels, `F.scaled_dot_product_attention`; they know no softcap."""
-    if softcap is not None:
-        raise ValueError("attend: impl='sdpa' has no softcap; use impl='reference', 'chunked', 'flex' or 'auto'")
-    # attn_mask together with is_causal differs between torch's backends, so exactly one of them is ever given.
-    is_causal = bias is None and isinstance(mask, _Causal) and q.shape[-2] == k.shape[-2]
-    dense = None if is_causal else _dense(mask, q.shape[2], k.shape[2], q.device)
-    attn_mask = bias
-    if dense is not None:
-        attn_mask = dense.finite if bias is None else bias + dense.additive(bias.dtype)
-    output = F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=attn_mask,
-        dropout_p=dropout,
-        is_causal=is_causal,
-        scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
-    return output if dense is None or dense.dead is None else output.masked_fill(dense.dead, 0.0)
-
-
-IMPLS: dict[str, Impl] = {"reference": reference, "sdpa": sdpa}
-
-_Causal = type(causal())
+IMPLS: dict[str, Impl] = {"reference": reference, "sdpa": sdpa, "chunked": chunked, "flex": flex}
 
 
 def chosen_impl(
@@ -275,13 +201,3 @@ def _check_broadcast(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
             f"attend: {name} must be [T, S] or [B, H, T, S] = {list(shape)} where any axis may be 1, "
             f"got {list(tensor.shape)}"
         )
-
-
-def _dense(mask: Mask | Dense | None, num_queries: int, num_keys: int, device: torch.device) -> Dense | None:
-    return mask.dense(num_queries, num_keys, device) if isinstance(mask, Mask) else mask
-
-
-def _fold_groups(x: Tensor, kv: Tensor) -> Tensor:
-    # [B, Hkv*G, T, X] -> [B, Hkv, G*T, X]: the query heads of a key head become more queries, so k and v are never
-    # repeated in memory.
-    return x if x.shape[1] == kv.shape[1] else x.reshape(*kv.shape[:2], -1, x.shape[-1])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,7 +132,9 @@ class Mask:
         return _Not(self)
 
 
-class _Causal(Mask):
+class Causal(Mask):
+    """The rule of `causal()`; torch's kernels have a shortcut for it, which is why it has a public class."""
+
     band = (-math.inf, 0)
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -293,7 +294,7 @@ def _agree(left: Mask, right: Mask) -> tuple[int | None, int | None]:
 
 def causal() -> Mask:
     """Return the mask of a decoder: a query sees its own position and those before it, k <= q (Vaswani 2017, 3.2.3)."""
-    return _Causal()
+    return Causal()
 
 
 def key_padding(keep: Tensor) -> Mask:
@@ -350,22 +351,3 @@ MASKS: dict[str, Callable[..., Mask]] = {
     "packed": packed,
     "distance_windows": distance_windows,
 }
-
-
-def block_mask(mask: Mask, batch: int, heads: int, num_queries: int, num_keys: int, device: torch.device) -> Any:
-    """Turn a mask into the BlockMask that FlexAttention skips whole blocks with.
-
-    Returns:
-        torch.nn.attention.flex_attention.BlockMask
-    """
-    from torch.nn.attention.flex_attention import create_block_mask  # slow to import, needed by this path alone
-
-    mask.check(num_queries, num_keys)
-    return create_block_mask(
-        mask.allows,
-        batch if mask.batch else None,
-        heads if mask.heads else None,
-        num_queries,
-        num_keys,
-        device=str(device),
-    )

