@@ -5,7 +5,7 @@ Legend: B batch, S source, T target (both with EOS).
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,13 +24,15 @@ class FilterConfig:
 
     max_len: pieces on either side, EOS included. max_ratio: the longer side's pieces over the shorter's, for pairs
     of more than 10 pieces. duplicate: a pair seen before. identical: a target that copies its source (only sides
-    of more than 3 words, since names and numbers translate to themselves).
+    of more than 3 words, since names and numbers translate to themselves). leaked: a source or target sentence of
+    dev or test.
     """
 
     max_len: int = 256
     max_ratio: float = 6.0
     duplicate: bool = True
     identical: bool = True
+    leaked: bool = True
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -41,24 +43,32 @@ class FilterConfig:
 
 
 class TokenTable:
-    """Token ids of many texts, flat and by offset, so that Arrow's memory-mapped buffers serve without a copy."""
+    """Token ids of many texts by number, read from Arrow's memory-mapped chunks without a copy.
 
-    def __init__(self, values: IntArray, offsets: IntArray) -> None:
-        self.values, self.offsets = values, offsets
-        self.lens = np.diff(offsets)
+    Args:
+        chunks: (flat ids, offsets) of consecutive texts; text j of a chunk is ids[offsets[j] : offsets[j + 1]].
+    """
+
+    def __init__(self, chunks: Sequence[tuple[IntArray, IntArray]]) -> None:
+        self._chunks = chunks
+        self.lens: IntArray = np.concatenate([np.diff(offsets) for _, offsets in chunks])
+        self._starts = np.cumsum([0, *(len(offsets) - 1 for _, offsets in chunks)])
 
     @classmethod
     def from_lists(cls, ids: Sequence[Sequence[int]]) -> "TokenTable":
         """A table over Python lists."""
-        offsets = np.cumsum([0, *(len(row) for row in ids)])
-        return cls(np.concatenate([np.asarray(row, dtype=np.int64) for row in ids]), offsets)
+        flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in ids])
+        return cls([(flat, np.cumsum([0, *(len(row) for row in ids)]))])
 
     def __len__(self) -> int:
         return len(self.lens)
 
-    def row(self, index: int) -> IntArray:
+    def row(self, number: int) -> IntArray:
         """The ids of one text."""
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
+        chunk = int(np.searchsorted(self._starts, number, side="right")) - 1
+        ids, offsets = self._chunks[chunk]
+        j = number - self._starts[chunk]
+        return ids[offsets[j] : offsets[j + 1]]
 
 
 @dataclass
@@ -200,7 +210,7 @@ class Batches:
         ids = self._tokenizer
         return collate(src, tgt, chosen, pad_id=ids.pad_id, bos_id=ids.bos_id, multiple=self._multiple)
 
-    def stream(self, start: Position, ahead: int = 4) -> Iterator[tuple[Batch, Position]]:
+    def stream(self, start: Position, ahead: int = 4) -> Generator[tuple[Batch, Position]]:
         """Yield (batch, the position after it) for ever, from `start` on.
 
         The thread only prepares what `at` would give, so stopping and starting anywhere changes nothing.

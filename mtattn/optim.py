@@ -88,13 +88,11 @@ def lr_multiplier(config: OptimConfig, progress: float) -> float:
 def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """The optimisers that share the model's parameters, each group's peak rate stored as `peak_lr`.
 
-    Matrices inside the layers are "hidden": Muon's, or decayed by AdamW. Embeddings, norms and biases are neither.
+    The weights of linear layers are "hidden": Muon's, or decayed by AdamW. Embeddings, norms and biases are neither.
     """
-    hidden: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_hidden = parameter.ndim == 2 and "embed" not in name
-        (hidden if is_hidden else rest).append(parameter)
+    hidden = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    known = {id(parameter) for parameter in hidden}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
     groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 0.0, "peak_lr": config.lr}]
     optimizers: list[torch.optim.Optimizer] = []
     if config.kind == "muon":
@@ -122,7 +120,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], *, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.05
+        self, params: Iterable[Tensor], *, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.05
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -130,13 +128,13 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 by_shape[parameter.shape].append(parameter)
             for parameters in by_shape.values():
                 self._update(parameters, group["lr"], group["momentum"], group["weight_decay"])
 
-    def _update(self, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+    def _update(self, parameters: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
         gradients = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
         state = self.state[parameters[0]]
         if "momentum" not in state:

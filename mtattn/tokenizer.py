@@ -113,9 +113,7 @@ class Tokenizer:
         def draw() -> None:
             for processor, texts in ((self._src, src), (self._tgt, tgt)):
                 sampled = [
-                    processor.encode(
-                        text, out_type=int, add_eos=True, enable_sampling=True, alpha=alpha, nbest_size=-1
-                    )
+                    processor.encode(text, out_type=int, add_eos=True, enable_sampling=True, alpha=alpha, nbest_size=-1)
                     for text in texts
                 ]
                 out.append(sampled)

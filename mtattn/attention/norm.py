@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ class RMSNorm(nn.RMSNorm):
         """Normalise x [..., size]."""
         if x.device.type != "cpu" or x.dtype != self.weight.dtype or x.element_size() < 4:
             return super().forward(x)
-        normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
-        return normed
+        apply = cast(Callable[..., Tensor], _RMSNorm.apply)
+        return apply(x, self.weight, self.eps)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -38,7 +39,7 @@ class _RMSNorm(torch.autograd.Function):
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # [..., 1]
         scale.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        return x.mul(scale).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -1,0 +1,38 @@
+# `make` prints the targets. Everything runs in .venv, which the first target that needs it creates.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test format clean
+
+help:  ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/developing: $(VENV)/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed  ## train the bundled toy corpus, translate a few lines, score the test split
+	time $(BIN)/mtattn train toy
+	printf '%s\n' 'If it snows on Sunday, Tom will visit Maria.' 'The teacher went to the park yesterday to play chess.' \
+		'Emma cannot water the red rose this evening because she has a fever.' | $(BIN)/mtattn translate runs/toy
+	$(BIN)/mtattn eval runs/toy
+
+test: $(VENV)/developing  ## check formatting, lint, types, and run all fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: $(VENV)/developing  ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and what tools left; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

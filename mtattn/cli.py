@@ -1,0 +1,187 @@
+"""The command line: parse, load, call one function, print. Heavy imports stand inside the commands."""
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mtattn.errors import ConfigError, MtattnError
+
+if TYPE_CHECKING:
+    import torch
+
+app = typer.Typer(
+    name="mtattn",
+    help="Train a machine translator whose inside you can see: train, translate, eval.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Split(StrEnum):
+    """A named part of the corpus."""
+
+    dev = "dev"
+    test = "test"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="auto: the GPU if there is one.")]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="K=V", help="Override a config value; repeatable.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or a released model folder.")]
+BeamOption = Annotated[int | None, typer.Option("--beam", help="Beam size; 1 is greedy. Default: the config's.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train a machine translator whose inside you can see."""
+
+
+@app.command()
+def train(
+    config: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a bundled config.")] = None,
+    src_file: Annotated[Path | None, typer.Option(help="Source text, one sentence a line.")] = None,
+    tgt_file: Annotated[Path | None, typer.Option(help="Its translation, line by line.")] = None,
+    dev_src: Annotated[Path | None, typer.Option(help="Source text to validate on.")] = None,
+    dev_tgt: Annotated[Path | None, typer.Option(help="Its translation.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME.")] = None,
+    set_: SetOption = [],  # noqa: B006
+    device: DeviceOption = Device.auto,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, replacing what the run directory holds.")] = False,
+    allow_changed_data: Annotated[
+        bool, typer.Option("--allow-changed-data", help="Resume although the training files changed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
+) -> None:
+    """Train a translator, or go on with a run that was stopped."""
+    from mtattn.checkpoint import RunDirectory
+    from mtattn.config import load_config
+    from mtattn.progress import Reporter
+
+    files = _file_overrides(src_file, tgt_file, dev_src, dev_tgt)
+    loaded = load_config(config or (None if files else "toy"), [*files, *set_])
+    if dry_run:
+        typer.echo(loaded.to_toml(), nl=False)
+        return
+    from mtattn.train import train
+
+    report = Reporter()
+    directory = RunDirectory(run or Path("runs") / _run_name(config, src_file))
+    named = config or ("the defaults, on your files" if files else "toy")
+    report.note(f"config: {named}; run directory: {directory.path}")
+    train(loaded, directory, report, device=_device(device), fresh=fresh, allow_changed_data=allow_changed_data)
+
+
+@app.command()
+def translate(
+    run: RunArgument,
+    input: Annotated[Path | None, typer.Argument(help="Text, one sentence a line. Default: standard input.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: standard output.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")] = False,
+    beam: BeamOption = None,
+    nbest: Annotated[int | None, typer.Option("--nbest", help="Translations of each line.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with scores.")] = False,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Translate text line by line: as many lines out as in, in order."""
+    from mtattn.progress import Reporter
+    from mtattn.textio import open_lines, open_output
+    from mtattn.translate import load_translator, render
+
+    report = Reporter()
+    translator = load_translator(run, _device(device), beam=beam, nbest=nbest)
+    with (
+        open_output(output, input, force=force) as write,
+        open_lines(input, report) as lines,
+        report.bar("translating", None) as bar,
+    ):
+        for translation in translator.translate(lines, bar.advance):
+            write(render(translation, translator, as_json=as_json))
+
+
+@app.command("eval")
+def evaluate(
+    run: RunArgument,
+    split: Annotated[Split, typer.Option(help="A split that the run's config names.")] = Split.test,
+    src_file: Annotated[Path | None, typer.Option(help="Source text, instead of a split.")] = None,
+    ref_file: Annotated[Path | None, typer.Option(help="Its reference translation.")] = None,
+    beam: BeamOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Translate a split or a file and score it: BLEU, chrF and TER by sacreBLEU."""
+    from mtattn.progress import Reporter
+    from mtattn.scoring import evaluate_run
+
+    if (src_file is None) != (ref_file is None):
+        raise ConfigError("--src-file and --ref-file go together")
+    files = (src_file, ref_file) if src_file and ref_file else None
+    scores = evaluate_run(run, split.value, files, device=_device(device), beam=beam, report=Reporter())
+    if as_json:
+        typer.echo(json.dumps(scores))
+        return
+    for name in ("bleu", "chrf", "ter"):
+        typer.echo(f"{name:5} {scores[name]:6.2f}  {scores['signature'][name]}")
+    typer.echo(f"{scores['num_sentences']} sentences in {scores['seconds']:.1f} s")
+
+
+def _file_overrides(src: Path | None, tgt: Path | None, dev_src: Path | None, dev_tgt: Path | None) -> list[str]:
+    """The flags of the zero-config path as `--set` overrides."""
+    overrides = []
+    for split, source, target in (("train", src, tgt), ("dev", dev_src, dev_tgt)):
+        if (source is None) != (target is None):
+            names = ("--src-file", "--tgt-file") if split == "train" else ("--dev-src", "--dev-tgt")
+            raise ConfigError(f"{names[0]} and {names[1]} go together")
+        if source is not None and target is not None:
+            overrides.append(f"data.{split}={{path = {json.dumps(str(source))}, target = {json.dumps(str(target))}}}")
+    return overrides
+
+
+def _run_name(config: str | None, src_file: Path | None) -> str:
+    if config is not None:
+        return Path(config).stem
+    return src_file.stem if src_file is not None else "toy"
+
+
+def _device(chosen: Device) -> "torch.device":
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if chosen == Device.auto:
+        return torch.device("cuda" if available["cuda"] else "cpu")
+    if not available[chosen.value]:
+        raise ConfigError(f"--device {chosen.value}: this machine has none that torch can use; try --device auto")
+    return torch.device(chosen.value)
+
+
+def main() -> None:
+    """Run the program; every error the user can mend ends in one message and its own exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except MtattnError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has left (`| head -1`): nothing to say, and nothing may be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

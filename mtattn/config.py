@@ -1,0 +1,211 @@
+"""The config tree: TOML in, validated, frozen; overridden with `--set a.b=c`; written back resolved.
+
+Each section is the frozen dataclass that stands beside the code it configures; pydantic validates them here.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from mtattn.batching import FilterConfig
+from mtattn.corpus import DataConfig
+from mtattn.decode import DecodeConfig
+from mtattn.errors import ConfigError
+from mtattn.loss import LossConfig
+from mtattn.model import PRESETS, ModelConfig
+from mtattn.optim import OptimConfig
+from mtattn.tokenizer import TokenizerConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The `[train]` section.
+
+    batch_tokens: pairs in a batch times the longer side's padded length stay within this.
+    accumulate: batches whose gradients are added up for one step.
+    max_steps, max_epochs, max_minutes: the run ends at whichever comes first; 0 is no limit. The learning rate falls
+        to its end at the same moment. With max_minutes the clock takes part, so two runs differ a little.
+    log_every, valid_every, save_every: in steps; valid_every = 0: at the end of each epoch; save_every = 0: whenever
+        it validates.
+    valid_sentences: dev sentences translated at each validation, at most.
+    patience: validations without a better BLEU before the run stops early; 0: never.
+    ema: the weights to translate with are an average over about this share of the steps so far; 0: the last ones.
+    seed: of everything random.
+    precision: "auto" measures whether this machine multiplies bfloat16 faster than float32, and takes what is faster.
+    threads: CPU threads; 0: as torch chooses.
+    hold_out: pairs held out for validation when no dev corpus is given.
+    """
+
+    batch_tokens: int = 4096
+    accumulate: int = 1
+    max_steps: int = 0
+    max_epochs: int = 30
+    max_minutes: float = 0.0
+    log_every: int = 20
+    valid_every: int = 0
+    save_every: int = 0
+    valid_sentences: int = 2000
+    patience: int = 10
+    ema: float = 0.05
+    seed: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int = 0
+    hold_out: int = 500
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for name in ("batch_tokens", "accumulate", "log_every", "hold_out", "valid_sentences"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        for name in ("max_steps", "max_epochs", "max_minutes", "valid_every", "save_every", "patience", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if not (self.max_steps or self.max_epochs or self.max_minutes):
+            raise ValueError("max_steps, max_epochs and max_minutes are all 0; give at least one")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; allowed: 0 <= ema < 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All sections."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def to_toml(self) -> str:
+        """Every value, as a file that `load_config` reads back to an equal Config."""
+        return tomli_w.dumps(_without_none(asdict(self)))
+
+
+def config_folders() -> list[Path]:
+    """Where bundled configs lie: in the installed package, or beside it in a source checkout."""
+    package = Path(__file__).parent
+    return [folder for folder in (package / "bundled" / "configs", package.parent / "configs") if folder.is_dir()]
+
+
+def bundled_configs() -> dict[str, Path]:
+    """Name -> file of every config that comes with the project."""
+    return {path.stem: path for folder in config_folders() for path in sorted(folder.glob("*.toml"))}
+
+
+def load_config(source: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a config by path or bundled name and lay `--set` overrides over it.
+
+    Args:
+        source: path, or name of a bundled config; None for the defaults alone.
+        overrides: "section.key=value" each, the value written as in TOML; the last one wins.
+
+    Raises:
+        ConfigError: no such file, no TOML, an unknown key, a wrong type or a value that is not allowed.
+    """
+    where, table = ("the defaults", {}) if source is None else _read(source)
+    for override in overrides:
+        _apply(table, override)
+    return parse_config(table, where)
+
+
+def parse_config(table: dict[str, Any], where: str) -> Config:
+    """Validate a table as `tomllib` reads it. `where` names it in errors."""
+    model = table.get("model", {})
+    if isinstance(model, dict) and model.get("preset"):
+        if model["preset"] not in PRESETS:
+            raise ConfigError(f"{where}: model.preset is {model['preset']!r}{_choices(model['preset'], list(PRESETS))}")
+        table = {**table, "model": {**PRESETS[model["preset"]], **model}}
+    try:
+        # Through JSON, because strict validation then takes an array for a tuple, as TOML writes it.
+        return TypeAdapter(Config).validate_json(json.dumps(table), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(dict.fromkeys(_explain(dict(e), where) for e in error.errors()))) from None
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error} (dates and times have no meaning here)") from None
+
+
+def _read(source: str) -> tuple[str, dict[str, Any]]:
+    path = Path(source)
+    if not path.is_file():
+        known = bundled_configs()
+        if source not in known:
+            raise ConfigError(f"no config file or bundled config named {source!r}{_choices(source, list(known))}")
+        path = known[source]
+    try:
+        return str(path), tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: write it as section.key=value, such as --set train.max_epochs=5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word or path is a string, as everyone types it
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+    table[last] = value
+
+
+def _explain(error: dict[str, Any], where: str) -> str:
+    """One line for one pydantic error: file, dotted path, value, what is allowed, the nearest match."""
+    loc = [part for part in error["loc"] if isinstance(part, int) or str(part).isidentifier()]
+    path = ".".join(map(str, loc))
+    if error["type"] == "unexpected_keyword_argument":
+        *parents, key = loc
+        known = _fields_at(parents)
+        return f"{where}: {path} is not a setting{_choices(str(key), known)}"
+    if error["type"] == "value_error":
+        return f"{where}: {path}: {error['ctx']['error']}"
+    message = error["msg"].replace("Input should be", "it should be")
+    return f"{where}: {path} = {error['input']!r}: {message}"
+
+
+def _fields_at(path: Sequence[int | str]) -> list[str]:
+    """The settings of the section at a dotted path; a union (such as a corpus) offers those of all its classes."""
+    kinds: list[Any] = [Config]
+    for part in path:
+        if isinstance(part, str) and any(part in get_type_hints(k) for k in kinds):
+            kinds = [
+                found for k in kinds if part in get_type_hints(k) for found in _dataclasses_in(get_type_hints(k)[part])
+            ]
+    return [f.name for kind in kinds for f in fields(kind)]
+
+
+def _dataclasses_in(hint: Any) -> list[Any]:
+    if is_dataclass(hint):
+        return [hint]
+    return [found for argument in get_args(hint) for found in _dataclasses_in(argument)]
+
+
+def _choices(value: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(value, known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"{hint} (known: {', '.join(known)})"
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(item) for item in value]
+    return value

@@ -1,0 +1,73 @@
+"""Which number format this machine multiplies fastest, found by measuring; float32 weights behind bfloat16 ones."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mtattn.model import Transformer
+
+Precision = Literal["float32", "bfloat16"]
+WORTH_IT = 1.3  # bfloat16 must multiply this much faster: its casts and softmax cost some of the gain
+
+
+def choose_precision(device: torch.device) -> tuple[Precision, str]:
+    """("bfloat16" or "float32", the reason in words) for training on this device.
+
+    On a CPU the answer differs by model even within one family: with AMX bfloat16 products run about four times as fast
+    as float32 ones, with AVX-512 alone they do not, so both are timed (a few milliseconds). float16 is never chosen:
+    its range overflows in training.
+    """
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bfloat16", "this GPU computes in it") if supported else ("float32", "this GPU has no bfloat16")
+    if device.type != "cpu":
+        return "float32", f"not measured on {device.type}"
+    ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
+    chosen: Precision = "bfloat16" if ratio >= WORTH_IT else "float32"
+    return chosen, f"bfloat16 products ran {ratio:.1f} times as fast as float32 here; {WORTH_IT} makes it worth while"
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    a, b = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+    return min(_timed(lambda: a @ b) for _ in range(5))
+
+
+def _timed(work: Callable[[], Tensor]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+class WorkingModel:
+    """The model that forward and backward run in: the master itself in float32, else a bfloat16 copy of it.
+
+    The master keeps float32 weights, which small updates need; the copy is refreshed once a step, so that no
+    product casts a weight again.
+    """
+
+    def __init__(self, master: Transformer, dtype: torch.dtype) -> None:
+        self.master = master
+        self.model = master if dtype == torch.float32 else copy.deepcopy(master).to(dtype)
+        self._copies: list[Tensor] = list(self.model.parameters())
+        self._masters: list[Tensor] = list(master.parameters())
+
+    @property
+    def _shared(self) -> bool:
+        return self.model is self.master
+
+    @torch.no_grad()
+    def push_weights(self) -> None:
+        """Round the master's weights into the copy."""
+        if not self._shared:
+            torch._foreach_copy_(self._copies, self._masters)
+
+    def pull_gradients(self) -> None:
+        """Give the master the copy's gradients, in float32."""
+        if not self._shared:
+            for master, worker in zip(self._masters, self._copies, strict=True):
+                master.grad = None if worker.grad is None else worker.grad.float()
+                worker.grad = None

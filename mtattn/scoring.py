@@ -1,0 +1,50 @@
+"""`mtattn eval`: translate a split or a pair of files with a trained model, and score it."""
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtattn.corpus import load_corpus
+from mtattn.errors import ConfigError
+from mtattn.evaluate import score
+from mtattn.prepare import Pairs, cache_folder, load_split
+from mtattn.progress import Reporter
+from mtattn.sources import CorpusSource
+from mtattn.translate import load_translator
+
+
+def evaluate_run(
+    run: Path,
+    split: str,
+    files: tuple[Path, Path] | None,
+    *,
+    device: torch.device,
+    beam: int | None,
+    report: Reporter,
+) -> dict[str, Any]:
+    """Scores of a model on a split that its config names, or on a source and a reference file.
+
+    Returns:
+        bleu, chrf, ter, signature (of each), num_sentences, seconds (of translating).
+
+    Raises:
+        ConfigError: the config names no such split. CorpusError: the text cannot be read.
+    """
+    translator = load_translator(run, device, beam=beam)
+    data = translator.trained_on
+    if files is not None:
+        named = CorpusSource(str(files[0]), target=str(files[1]))
+        loaded = load_corpus(named, replace(data, folder=""), cache_dir=cache_folder() / "corpora", keep_all=True)
+        pairs = Pairs(list(loaded.dataset["src"]), list(loaded.dataset["tgt"]))
+    elif getattr(data, split):
+        pairs = load_split(data, split)
+    else:
+        raise ConfigError(f"{run}: its config names no {split} corpus; give --src-file and --ref-file")
+    started = time.perf_counter()
+    with report.bar("translating", len(pairs.src)) as bar:
+        outputs = [translation.text for translation in translator.translate(pairs.src, bar.advance)]
+    seconds = time.perf_counter() - started
+    return {**asdict(score(outputs, pairs.tgt)), "seconds": round(seconds, 2)}

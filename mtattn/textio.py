@@ -1,0 +1,91 @@
+"""Text by the line, in and out: lines end at b"\\n" alone, and none is ever lost.
+
+`str.splitlines` and text mode also break at U+2028, U+0085, VT or FF, which shifts every line after; bytes do not.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from mtattn.errors import ConfigError, FileError
+from mtattn.progress import Reporter
+
+
+@contextmanager
+def open_lines(path: Path | None, report: Reporter) -> Iterator[Iterator[str]]:
+    """The lines of a file, or of standard input when None: without line ends, read as they are asked for.
+
+    Invalid UTF-8 is replaced by U+FFFD and counted in a warning: a line may be damaged, but never lost.
+
+    Raises:
+        FileError: the file cannot be read.
+    """
+    try:
+        file = sys.stdin.buffer if path is None else path.open("rb")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from None
+    damaged: list[int] = []
+    try:
+        yield _decoded(file, damaged)
+    finally:
+        if path is not None:
+            file.close()
+        if damaged:
+            report.warn(
+                f"{path or 'standard input'}: {len(damaged)} lines are not valid UTF-8 (first line {damaged[0]}); "
+                "bad bytes were replaced"
+            )
+
+
+def _decoded(file: BinaryIO, damaged: list[int]) -> Iterator[str]:
+    for number, raw in enumerate(file, start=1):
+        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        try:
+            yield raw.decode("utf-8")
+        except UnicodeDecodeError:
+            damaged.append(number)
+            yield raw.decode("utf-8", errors="replace")
+
+
+@contextmanager
+def open_output(path: Path | None, source: Path | None, *, force: bool = False) -> Iterator[Callable[[str], None]]:
+    """A function that writes one line to a file, or to standard output when None.
+
+    Args:
+        source: the input file, which must not be written over.
+        force: replace an existing file.
+
+    Raises:
+        ConfigError: the file exists, or is the input. FileError: it cannot be written.
+    """
+    if path is not None and source is not None and path.exists() and path.samefile(source):
+        raise ConfigError(f"{path}: is also the input; give the output another name")
+    if path is not None and path.exists() and not force:
+        raise ConfigError(f"{path}: exists already; --force replaces it")
+    try:
+        file = sys.stdout.buffer if path is None else path.open("wb")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def write(line: str) -> None:
+        try:
+            file.write(line.encode("utf-8") + b"\n")
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise FileError(f"{path or 'standard output'}: cannot be written: {error.strerror}") from None
+
+    try:
+        yield write
+        file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path or 'standard output'}: cannot be written: {error.strerror}") from None
+    finally:
+        if path is not None:
+            file.close()
