@@ -3,13 +3,16 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtattn.errors import ConfigError, MtattnError
+from mtattn.errors import ConfigError, FileError, MtattnError
+from mtattn.interrupts import Interrupted
 
 if TYPE_CHECKING:
     import torch
@@ -100,18 +103,40 @@ def translate(
 ) -> None:
     """Translate text line by line: as many lines out as in, in order."""
     from mtattn.progress import Reporter
+    from mtattn.render import as_json as to_json
+    from mtattn.render import as_text
     from mtattn.textio import open_lines, open_output
-    from mtattn.translate import load_translator, render
+    from mtattn.translate import load_translator
 
     report = Reporter()
     translator = load_translator(run, _device(device), beam=beam, nbest=nbest)
     with (
-        open_output(output, input, force=force) as write,
+        _reader_may_leave(),
         open_lines(input, report) as lines,
+        open_output(output, input, force=force) as write,
         report.bar("translating", None) as bar,
     ):
         for translation in translator.translate(lines, bar.advance):
-            write(render(translation, translator, as_json=as_json))
+            write(to_json(translation, translator) if as_json else as_text(translation))
+    if translator.num_split:
+        report.note(f"{translator.num_split} lines of over {translator.max_len} pieces were split at sentence ends")
+
+
+@app.command()
+def inspect(
+    run: RunArgument,
+    input: Annotated[Path | None, typer.Argument(help="Text, one sentence a line. Default: standard input.")] = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Translate, and draw where each word of the translation looked."""
+    from mtattn.inspect import inspect_lines
+    from mtattn.progress import Reporter
+    from mtattn.textio import open_lines
+    from mtattn.translate import load_translator
+
+    with open_lines(input, Reporter()) as lines:
+        for picture in inspect_lines(load_translator(run, _device(device)), lines):
+            typer.echo(picture)
 
 
 @app.command("eval")
@@ -138,6 +163,16 @@ def evaluate(
     for name in ("bleu", "chrf", "ter"):
         typer.echo(f"{name:5} {scores[name]:6.2f}  {scores['signature'][name]}")
     typer.echo(f"{scores['num_sentences']} sentences in {scores['seconds']:.1f} s")
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """`| head -1` closes the pipe early: the work is over, nothing went wrong, and nothing may be flushed at exit."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
 
 
 def _file_overrides(src: Path | None, tgt: Path | None, dev_src: Path | None, dev_tgt: Path | None) -> list[str]:
@@ -170,18 +205,24 @@ def _device(chosen: Device) -> "torch.device":
 
 
 def main() -> None:
-    """Run the program; every error the user can mend ends in one message and its own exit code."""
-    debug = "--debug" in sys.argv
+    """Run the program; every error ends in one message and its own exit code."""
     try:
         app()
-    except MtattnError as error:
-        if debug:
+    except Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)
+    except Exception as error:
+        if "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader has left (`| head -1`): nothing to say, and nothing may be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        message, exit_code = _explain(error)
+        typer.echo(f"error: {message}", err=True)
+        sys.exit(exit_code)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The message and the exit code of an error."""
+    if isinstance(error, MtattnError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}", FileError.exit_code
+    return f"unexpected {type(error).__name__}: {error}; --debug shows where, please report it", MtattnError.exit_code

@@ -1,8 +1,7 @@
 """Lines in, hypotheses out: batch lines of like length, search, detokenise, restore the order."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig, Hypothesis, search
 from mtattn.errors import ConfigError
 from mtattn.model import Transformer, evaluating
+from mtattn.segments import split_long
 from mtattn.tokenizer import Tokenizer
 
 LINES_AHEAD = 10_000  # lines read before the first is written: sorting among so many leaves little padding
@@ -22,12 +22,31 @@ BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated
 
 
 @dataclass(frozen=True)
-class Translation:
-    """One line's outcome: its text, and the hypotheses behind it, best first (none for a blank line)."""
+class Segment:
+    """A line, or a part of one that was too long: its ids and texts, and its hypotheses, best first."""
 
-    text: str
+    src_ids: list[int]
     hypotheses: list[Hypothesis]
     texts: list[str]
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One line's outcome: one segment, several where the line was too long for the model, none where it was blank."""
+
+    segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def texts(self) -> list[str]:
+        """The n-best translations; of a line in several segments the best alone."""
+        if len(self.segments) == 1:
+            return self.segments[0].texts
+        return [" ".join(segment.texts[0] for segment in self.segments)]
+
+    @property
+    def text(self) -> str:
+        """The best translation; "" for a blank line."""
+        return self.texts[0]
 
 
 def load_translator(
@@ -46,25 +65,7 @@ def load_translator(
         decode = replace(config.decode, **{name: value for name, value in asked.items() if value is not None})
     except ValueError as error:
         raise ConfigError(f"decode: {error}") from None
-    return Translator(model.to(device), tokenizer, decode, config.data)
-
-
-def render(translation: Translation, translator: "Translator", *, as_json: bool) -> str:
-    """What a line of output says: the text; the n-best texts, tab-separated from their line's others; or JSON."""
-    if not as_json:
-        return "\t".join(translation.texts) or ""
-    found = [
-        {
-            "text": text,
-            "score": hypothesis.score,
-            "log_prob": hypothesis.log_prob,
-            "token_log_probs": hypothesis.token_log_probs,
-            "tokens": translator.tokenizer.tgt_pieces(hypothesis.ids),
-            "finished": hypothesis.finished,
-        }
-        for text, hypothesis in zip(translation.texts, translation.hypotheses, strict=True)
-    ]
-    return json.dumps({"text": translation.text, "hypotheses": found}, ensure_ascii=False)
+    return Translator(model.to(device), tokenizer, decode, max_len=config.filter.max_len, trained_on=config.data)
 
 
 class Translator:
@@ -74,15 +75,26 @@ class Translator:
         model: in evaluation mode or not; dropout is off while it translates.
         tokenizer: the model's own.
         config: how to search.
+        max_len: source pieces, EOS included, that the model was trained on at most; longer lines are split.
         trained_on: the corpora that the model's config names.
+
+    Attributes:
+        num_split: lines that were too long so far.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, config: DecodeConfig, trained_on: DataConfig | None = None
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        config: DecodeConfig,
+        *,
+        max_len: int = 256,
+        trained_on: DataConfig | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.model, self.tokenizer, self.config, self.max_len = model, tokenizer, config, max_len
         self.trained_on = trained_on or DataConfig()
         self.device = next(model.parameters()).device
+        self.num_split = 0
 
     def translate(
         self, lines: Iterable[str], done: Callable[[int], None] = lambda count: None
@@ -93,25 +105,42 @@ class Translator:
 
         Args:
             lines: without line ends.
-            done: told now and then how many lines have been translated.
+            done: told now and then how many lines, and parts of long ones, have been translated.
         """
         lines = iter(lines)
-        before = 0
+        before = finished = 0
         while block := list(islice(lines, LINES_AHEAD)):
-            ids = self.tokenizer.encode_src(block)
-            results = [Translation("", [], [])] * len(block)
-            finished = 0
-            for numbers in self._batches(ids):
-                found = self._search([ids[i] for i in numbers], [before + i for i in numbers])
-                for number, translation in zip(numbers, found, strict=True):
-                    results[number] = translation
+            parts, owners = self._split(block)
+            segments: list[Segment | None] = [None] * len(parts)
+            for numbers in self._batches(parts):
+                found = self._search([parts[i] for i in numbers], [before + owners[i] for i in numbers])
+                for number, segment in zip(numbers, found, strict=True):
+                    segments[number] = segment
                 finished += len(numbers)
-                done(before + finished)
+                done(finished)
+            translations = [Translation() for _ in block]
+            for owner, segment in zip(owners, segments, strict=True):
+                if segment is not None:
+                    translations[owner].segments.append(segment)
             before += len(block)
-            yield from results
+            yield from translations
+
+    def _split(self, block: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """The ids of each line, of each part where a line is too long; and the line that each belongs to."""
+        parts, owners = list[list[int]](), list[int]()
+        for number, (line, ids) in enumerate(zip(block, self.tokenizer.encode_src(block), strict=True)):
+            if len(ids) <= self.max_len:
+                parts.append(ids)
+                owners.append(number)
+                continue
+            self.num_split += 1
+            cut = split_long(line, lambda text: len(self.tokenizer.encode_src([text])[0]), self.max_len)
+            parts.extend(self.tokenizer.encode_src(cut))
+            owners.extend([number] * len(cut))
+        return parts, owners
 
     def _batches(self, ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Numbers of the lines that are not blank (EOS alone), those of like length together, the longest first."""
+        """Numbers of what is not blank (EOS alone), those of like length together, the longest first."""
         filled = sorted((i for i in range(len(ids)) if len(ids[i]) > 1), key=lambda i: -len(ids[i]))
         start = 0
         while start < len(filled):
@@ -119,7 +148,7 @@ class Translator:
             yield filled[start : start + count]
             start += count
 
-    def _search(self, ids: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Translation]:
+    def _search(self, ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Segment]:
         src = pad(ids, self.tokenizer.pad_id).to(self.device)  # [N, S]
         src_lens = torch.tensor([len(row) for row in ids], device=self.device)  # [N]
         with evaluating(self.model):
@@ -133,4 +162,4 @@ class Translator:
                 seeds=seeds,
             )
         texts = [[self.tokenizer.decode(hypothesis.ids) for hypothesis in nbest] for nbest in found]
-        return [Translation(text[0], nbest, text) for text, nbest in zip(texts, found, strict=True)]
+        return [Segment(*segment) for segment in zip(ids, found, texts, strict=True)]

@@ -1,0 +1,48 @@
+"""Input longer than a model was trained for, cut where sentences end, so that nothing is dropped."""
+
+import re
+from collections.abc import Callable
+
+# After a full stop, question or exclamation mark (of several scripts) and white space; else between words.
+SENTENCE_END = re.compile(r"(?<=[.!?…。！？।])\s+")
+WORD_END = re.compile(r"\s+")
+
+
+def split_long(text: str, length: Callable[[str], int], limit: int) -> list[str]:
+    """Cut a text into consecutive parts of at most `limit`, at sentence ends where possible, else words, else anywhere.
+
+    Args:
+        text: one line.
+        length: measures a part, in pieces; longer text never measures less.
+        limit: at least 2.
+
+    Returns:
+        Parts that hold all words of the text in order; the text itself when it fits.
+    """
+    if length(text) <= limit:
+        return [text]
+    for border in (SENTENCE_END, WORD_END):
+        units = [unit for unit in border.split(text) if unit]
+        if len(units) > 1:
+            return _pack(units, length, limit)
+    middle = len(text) // 2
+    if not middle:
+        return [text]
+    return split_long(text[:middle], length, limit) + split_long(text[middle:], length, limit)
+
+
+def _pack(units: list[str], length: Callable[[str], int], limit: int) -> list[str]:
+    """Join neighbours while they fit; a unit that does not fit alone is cut further."""
+    parts: list[str] = []
+    current, used = list[str](), 0
+    for unit in units:
+        size = length(unit)
+        if current and used + size > limit:
+            parts.append(" ".join(current))
+            current, used = [], 0
+        if size > limit:
+            parts.extend(split_long(unit, length, limit))
+        else:
+            current.append(unit)
+            used += size
+    return [*parts, " ".join(current)] if current else parts
