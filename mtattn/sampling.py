@@ -52,7 +52,8 @@ def draw(logits: Tensor, randoms: Tensor, temperature: float, top_k: int, top_p:
             last of them (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751); 1: among all.
 
     Returns:
-        [N, K] int64; never a token whose logit is -inf.
+        [N, K] int64; never a token whose logit is -inf. A random number within the rounding of the model (1e-6) of the
+        border between two tokens may fall to either.
     """
     logits = logits.float() / temperature
     if 0 < top_k < logits.size(-1):
