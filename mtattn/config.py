@@ -64,8 +64,9 @@ class TrainConfig:
         for name in ("batch_tokens", "accumulate", "log_every", "hold_out", "valid_sentences"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
-        for name in ("max_steps", "max_epochs", "max_minutes", "valid_every", "save_every", "patience", "threads"):
-            if getattr(self, name) < 0:
+        limits = ("max_steps", "max_epochs", "max_minutes", "patience")
+        for name in (*limits, "valid_every", "save_every", "seed", "threads"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
         if not (self.max_steps or self.max_epochs or self.max_minutes):
             raise ValueError("max_steps, max_epochs and max_minutes are all 0; give at least one")
@@ -86,6 +87,15 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        position, longest = self.model.position, self.filter.max_len
+        needed = max(longest, int(longest * self.decode.max_len_ratio) + self.decode.max_len_extra)
+        if position.kind == "learned" and position.max_len < needed:
+            raise ValueError(
+                f"model.position.max_len is {position.max_len}, but with filter.max_len {longest} and [decode]'s limits "
+                f"a text may have {needed} pieces, and learned positions exist up to max_len alone; raise it"
+            )
 
     def to_toml(self) -> str:
         """Every value, as a file that `load_config` reads back to an equal Config."""
@@ -121,18 +131,27 @@ def load_config(source: str | None, overrides: Sequence[str] = ()) -> Config:
 
 def parse_config(table: dict[str, Any], where: str) -> Config:
     """Validate a table as `tomllib` reads it. `where` names it in errors."""
-    model = table.get("model", {})
-    if isinstance(model, dict) and model.get("preset"):
-        if model["preset"] not in PRESETS:
-            raise ConfigError(f"{where}: model.preset is {model['preset']!r}{_choices(model['preset'], list(PRESETS))}")
-        table = {**table, "model": {**PRESETS[model["preset"]], **model}}
     try:
         # Through JSON, because strict validation then takes an array for a tuple, as TOML writes it.
-        return TypeAdapter(Config).validate_json(json.dumps(table), strict=True)
+        return TypeAdapter(Config).validate_json(json.dumps(_with_preset(table, where)), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(dict.fromkeys(_explain(dict(e), where) for e in error.errors()))) from None
+        raise ConfigError(_explain([dict(e) for e in error.errors()], where)) from None
     except TypeError as error:
         raise ConfigError(f"{where}: {error} (dates and times have no meaning here)") from None
+
+
+def _with_preset(table: dict[str, Any], where: str) -> dict[str, Any]:
+    """The table with the values of its `model.preset` laid under what [model] says itself."""
+    model = table.get("model")
+    if not isinstance(model, dict) or not isinstance(name := model.get("preset"), str) or not name:
+        return table
+    if name not in PRESETS:
+        raise ConfigError(f"{where}: model.preset is {name!r}{_choices(name, list(PRESETS))}")
+    merged = {**PRESETS[name], **model}
+    for key, value in PRESETS[name].items():
+        if isinstance(value, dict) and isinstance(merged[key], dict):
+            merged[key] = {**value, **merged[key]}
+    return {**table, "model": merged}
 
 
 def _read(source: str) -> tuple[str, dict[str, Any]]:
@@ -166,29 +185,46 @@ def _apply(table: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def _explain(error: dict[str, Any], where: str) -> str:
-    """One line for one pydantic error: file, dotted path, value, what is allowed, the nearest match."""
-    loc = [part for part in error["loc"] if isinstance(part, int) or str(part).isidentifier()]
-    path = ".".join(map(str, loc))
+def _explain(errors: Sequence[dict[str, Any]], where: str) -> str:
+    """One line a setting: file, dotted path, value, what is allowed, the nearest match."""
+    faults: dict[tuple[str, ...], tuple[str, dict[str, None]]] = {}
+    for error in errors:
+        path, start, reason = _fault(error)
+        faults.setdefault(path, (start, {}))[1][reason] = None
+    # A union (such as a corpus) refuses a value once for each of its members; what lies deepest says why.
+    return "\n".join(
+        f"{where}: {'.'.join(path)}{start}{' or '.join(reasons)}"
+        for path, (start, reasons) in faults.items()
+        if not any(len(other) > len(path) and other[: len(path)] == path for other in faults)
+    )
+
+
+def _fault(error: dict[str, Any]) -> tuple[tuple[str, ...], str, str]:
+    """(dotted path, what precedes the reason, the reason) of one pydantic error."""
+    *parents, last = error["loc"]
     if error["type"] == "unexpected_keyword_argument":
-        *parents, key = loc
-        known = _fields_at(parents)
-        return f"{where}: {path} is not a setting{_choices(str(key), known)}"
+        path, kinds = _resolve(parents)
+        known = [f.name for kind in kinds for f in fields(kind)]
+        return (*path, str(last)), "", f" is not a setting{_choices(str(last), list(dict.fromkeys(known)))}"
+    path, _ = _resolve(error["loc"])
     if error["type"] == "value_error":
-        return f"{where}: {path}: {error['ctx']['error']}"
-    message = error["msg"].replace("Input should be", "it should be")
-    return f"{where}: {path} = {error['input']!r}: {message}"
+        return path, ": " if path else "", str(error["ctx"]["error"])
+    expected = error["msg"].removeprefix("Input should be ")
+    start = f" = {error['input']!r}: " + ("it should be " if expected != error["msg"] else "")
+    return path, start, expected.replace("an object", "a table")
 
 
-def _fields_at(path: Sequence[int | str]) -> list[str]:
-    """The settings of the section at a dotted path; a union (such as a corpus) offers those of all its classes."""
+def _resolve(loc: Sequence[int | str]) -> tuple[tuple[str, ...], list[Any]]:
+    """The settings along a pydantic location, without the names it gives to members of a union, and their classes."""
+    path: list[str] = []
     kinds: list[Any] = [Config]
-    for part in path:
-        if isinstance(part, str) and any(part in get_type_hints(k) for k in kinds):
-            kinds = [
-                found for k in kinds if part in get_type_hints(k) for found in _dataclasses_in(get_type_hints(k)[part])
-            ]
-    return [f.name for kind in kinds for f in fields(kind)]
+    for part in loc:
+        hints = [get_type_hints(kind)[part] for kind in kinds if part in get_type_hints(kind)]
+        if hints:
+            kinds = [kind for hint in hints for kind in _dataclasses_in(hint)]
+        if hints or isinstance(part, int):
+            path.append(str(part))
+    return tuple(path), kinds
 
 
 def _dataclasses_in(hint: Any) -> list[Any]:

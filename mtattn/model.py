@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtattn.attention import (
+    IMPLS,
     POSITIONS,
     SCORES,
     BeamTree,
@@ -39,7 +40,7 @@ class PositionConfig:
     base: float = 10_000.0
     scaling: Literal["linear", "ntk"] | None = None
     factor: float = 1.0
-    max_len: int = 512
+    max_len: int = 1024
     num_buckets: int = 32
     max_distance: int = 128
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -47,6 +48,12 @@ class PositionConfig:
     def __post_init__(self) -> None:
         if self.kind not in POSITIONS:
             raise ValueError(f"kind is {self.kind!r}; allowed: {', '.join(POSITIONS)}")
+        for name in ("max_len", "num_buckets", "max_distance"):
+            if not 1 <= getattr(self, name) <= 65_536:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 to 65536")
+        with torch.random.fork_rng(devices=[]):
+            for bidirectional in (True, False):  # the kind itself knows what else cannot be; the smallest sizes will do
+                self.build(2, 1, 2, bidirectional=bidirectional)
 
     def build(self, d_model: int, num_heads: int, d_head: int, *, bidirectional: bool) -> Position:
         """The module for a stack of layers of these sizes; an encoder is bidirectional, a decoder is not."""
@@ -106,11 +113,20 @@ class ModelConfig:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.score not in SCORES:
             raise ValueError(f"score is {self.score!r}; allowed: {', '.join(SCORES)}")
+        if SCORES[self.score].shares_projection and self.num_kv_heads not in (0, self.num_heads):
+            raise ValueError(
+                f"score {self.score!r} projects queries and keys alike, so num_kv_heads must be num_heads "
+                f"{self.num_heads} (or 0), not {self.num_kv_heads}"
+            )
+        if self.attention not in ("auto", *IMPLS):
+            raise ValueError(f"attention is {self.attention!r}; allowed: auto, {', '.join(IMPLS)}")
         if self.position.kind == "rotary" and (self.d_model // self.num_heads) % 2:
             raise ValueError(
                 f"d_model {self.d_model} in {self.num_heads} heads makes {self.d_model // self.num_heads} features a "
                 "head; rotary positions turn pairs of features, so that must be even"
             )
+        if self.position.kind == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"d_model is {self.d_model}; sinusoidal positions come in pairs, so it must be even")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -270,7 +286,7 @@ class Transformer(nn.Module):
         as the identity (Zhang et al. 2019, Fixup, is the idea's source). Post-norm needs them, and Xavier's scale.
         """
         writers = {"out_proj", "down_proj"}
-        for table in {self.src_embed, self.tgt_embed, self.out_embed}:
+        for table in dict.fromkeys((self.src_embed, self.tgt_embed, self.out_embed)):  # a set has no order to repeat
             table.weight.normal_(std=self.config.d_model**-0.5)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
