@@ -21,7 +21,7 @@ class OptimConfig:
     lr: AdamW's peak learning rate. muon_lr: Muon's.
     schedule: the shape of the learning rate over the run, a name in SCHEDULES.
     warmup: share of the run in which the rate rises linearly from 0, in [0, 1).
-    decay: share of the run at its end in which "linear" falls to 0.
+    decay: share of the run at its end in which "linear" falls to 0, at most what the warm-up leaves.
     weight_decay: decoupled decay of the hidden matrices, per unit of learning rate.
     clip_norm: the gradient's global norm is cut to this; 0 turns it off.
     """
@@ -49,9 +49,12 @@ class OptimConfig:
         for name in ("weight_decay", "clip_norm"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {list(self.betas)}; allowed: 0 <= beta < 1")
 
 
 def _linear(progress: float, warmup: float, decay: float) -> float:
+    decay = min(decay, 1 - warmup)
     return min(1.0, (1 - progress) / decay) if decay else 1.0
 
 
@@ -126,7 +129,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter; one without a gradient moves by its momentum alone."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
