@@ -14,7 +14,7 @@ class Dropout(nn.Module):
     """Zero each value with probability p, scale the rest by 1/(1-p): the mean stays (Srivastava et al. 2014).
 
     Args:
-        p: probability, 0 <= p < 1; on a CPU rounded to a multiple of 1/256, and the scale with it.
+        p: probability, 0 <= p < 1; on a CPU rounded to k/256, k < 256, and the scale with it.
     """
 
     def __init__(self, p: float) -> None:
@@ -27,7 +27,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        return x * _scaled_mask(x, round(self.p * 256))
+        return x * _scaled_mask(x, min(round(self.p * 256), 255))
 
     def extra_repr(self) -> str:
         """Show p in the model's printout."""
