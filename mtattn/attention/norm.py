@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(nn.RMSNorm):
@@ -42,10 +43,11 @@ class _RMSNorm(torch.autograd.Function):
         return x.mul(scale).mul_(weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (grad,) = grads
         x, weight, scale = ctx.saved_tensors
         normed = x * scale
         product = grad * normed
         along = (product @ weight).unsqueeze(-1).div_(x.shape[-1])  # [..., 1]
-        return (grad * weight).addcmul_(normed, along, value=-1).mul_(scale), product.flatten(0, -2).sum(0), None
+        return (grad * weight).addcmul_(normed, along, value=-1).mul_(scale), product.view(-1, x.shape[-1]).sum(0), None
