@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -186,16 +187,16 @@ class Batches:
         self._src, self._tgt, self._tokenizer = src, tgt, tokenizer
         self._batch_tokens, self._seed, self._multiple = batch_tokens, seed, multiple
         self._sampling, self._texts = sampling, texts
-        self._epoch_of_plan, self._plan = -1, list[IntArray]()
+        # Two are kept, since the thread of `stream` may be an epoch ahead of the loop; lru_cache is thread-safe.
+        self._plans = lru_cache(maxsize=2)(self._plan)
 
     def plan(self, epoch: int) -> list[IntArray]:
         """The batches of one epoch, as pair numbers."""
-        if epoch != self._epoch_of_plan:
-            self._plan = plan_epoch(
-                self._src.lens, self._tgt.lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch
-            )
-            self._epoch_of_plan = epoch
-        return self._plan
+        return self._plans(epoch)
+
+    def _plan(self, epoch: int) -> list[IntArray]:
+        lens = self._src.lens, self._tgt.lens
+        return plan_epoch(*lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
 
     def at(self, position: Position) -> Batch:
         """The batch at a position; the same whenever it is asked for."""
