@@ -182,7 +182,7 @@ def _train_one(lines: list[str], config: TokenizerConfig, seed: int) -> bytes:
     vocab_size = config.vocab_size
     while True:
         model = BytesIO()
-        sentencepiece.set_random_generator_seed(seed)
+        sentencepiece.set_random_generator_seed(seed % 2**32)
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(lines),
