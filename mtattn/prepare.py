@@ -60,12 +60,15 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter) -> Pr
     report.note(f"training corpus: {len(corpus.dataset):,} pairs{_listed(corpus.dropped)}")
     dev = load_split(config.data, "dev") if config.data.dev else _held_out(corpus, config, report)
     held_out = set[str]()
-    if config.filter.leaked:
-        for pairs in (dev, load_split(config.data, "test")) if config.data.test else (dev,):
-            held_out.update(pairs.src, pairs.tgt)
+    if config.filter.leaked or not config.data.dev:
+        held_out.update(dev.src, dev.tgt)
+    if config.filter.leaked and config.data.test:
+        test = load_split(config.data, "test")
+        held_out.update(test.src, test.tgt)
     if tokenizer is None:
         with report.bar("training the tokenizer", None):
-            src, tgt = (_column(corpus, side, config.tokenizer.max_sentences) for side in ("src", "tgt"))
+            most = max(1, config.tokenizer.max_sentences // (2 if config.tokenizer.joint else 1))
+            src, tgt = (_column(corpus, side, most) for side in ("src", "tgt"))
             tokenizer, notes = train_tokenizer(src, tgt, config.tokenizer, seed=config.train.seed)
         for note in notes:
             report.note(note)
@@ -98,9 +101,10 @@ def _held_out(corpus: LoadedCorpus, config: Config, report: Reporter) -> Pairs:
 
 def _column(corpus: LoadedCorpus, side: str, most: int) -> Iterator[str]:
     """One side's texts, evenly thinned to at most `most` lines."""
-    every = -(-len(corpus.dataset) // most)
-    for rows in corpus.dataset.select_columns([side]).iter(batch_size=10_000):
-        yield from rows[side][::every]
+    total = len(corpus.dataset)
+    thinned = corpus.dataset.select_columns([side]).select(range(0, total, -(-total // most)))
+    for rows in thinned.iter(batch_size=10_000):
+        yield from rows[side]
 
 
 def _listed(dropped: dict[str, int]) -> str:
