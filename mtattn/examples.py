@@ -57,11 +57,14 @@ def encode_corpus(
         key.update(hashlib.sha256(part).digest())
     path = cache_dir / f"{key.hexdigest()}.arrow"
     try:
-        if not path.is_file():
+        if not (path.is_file() and _counts_file(path).is_file()):
             cache_dir.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            _write(temporary, corpus, tokenizer, config, held_out, done)
-            temporary.replace(path)
+            try:
+                _write(temporary, corpus, tokenizer, config, held_out, done)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return _open(path)
     except OSError as error:
         raise FileError(f"{cache_dir}: cannot write or read the cache: {error.strerror or error}") from None
