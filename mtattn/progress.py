@@ -24,12 +24,18 @@ class Reporter:
     """Notes, warnings and bars on stderr, and all but the bars in the run's train.log once there is one."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self._log: TextIO | None = None
 
     def log_to(self, path: Path) -> None:
         """From now on, append every note to this file too."""
         self._log = path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Write no more to that file."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def note(self, text: str) -> None:
         """One line for the user."""
