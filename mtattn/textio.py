@@ -74,6 +74,7 @@ def open_output(path: Path | None, source: Path | None, *, force: bool = False) 
     def write(line: str) -> None:
         try:
             file.write(line.encode("utf-8") + b"\n")
+            file.flush()  # a reader at the other end of a pipe sees each line when it is there
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -81,11 +82,6 @@ def open_output(path: Path | None, source: Path | None, *, force: bool = False) 
 
     try:
         yield write
-        file.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise FileError(f"{path or 'standard output'}: cannot be written: {error.strerror}") from None
     finally:
         if path is not None:
             file.close()
