@@ -10,7 +10,7 @@ def model_card(config: Config, scores: Mapping[str, Any], num_pairs: int) -> str
     """README.md of a released model, with the metadata block that model hubs read."""
     data, model = config.data, config.model
     return f"""---
-language: [{data.src}, {data.tgt}]
+language: ["{data.src}", "{data.tgt}"]
 license: unknown
 library_name: mtattn
 pipeline_tag: translation
