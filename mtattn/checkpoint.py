@@ -6,6 +6,7 @@ runs/<name>/  config.toml  tokenizer.model  metrics.jsonl  train.log  best  last
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -20,13 +21,17 @@ import torch
 from torch import Tensor
 
 from mtattn.config import Config, parse_config
-from mtattn.errors import FileError, ModelError, RunInUseError
+from mtattn.errors import ConfigError, FileError, ModelError, RunInUseError
+from mtattn.metrics import MetricsFile
 from mtattn.model import Transformer
 from mtattn.storage import (
+    MANIFEST,
+    holds,
     read_json,
     read_small,
     read_tensors,
     read_weights,
+    recover_folder,
     tensors_to_bytes,
     verify_folder,
     write_file,
@@ -35,6 +40,10 @@ from mtattn.storage import (
 from mtattn.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+CHECKPOINT_FILES = ("model.safetensors", "optim.safetensors", "state.json")
+MAX_LAYERS = (
+    1000  # of a model that is loaded; a deeper one would take minutes to build before its weights are looked at
+)
 
 
 @dataclass
@@ -42,7 +51,8 @@ class Checkpoint:
     """One saved moment.
 
     weights: the weights to translate with (the average, where one is kept). optim: the optimisers' tensors, the raw
-    weights behind an average, the random generators' states. state: step, position, scores, hashes, versions.
+    weights behind an average, the random generators' states. state: JSON values, of which this module knows `step` and
+    `best_step` (the step of the best weights so far, or None).
     """
 
     weights: dict[str, Tensor]
@@ -56,7 +66,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_file = path / "config.toml"
-        self.metrics_file = path / "metrics.jsonl"
+        self.metrics = MetricsFile(path / "metrics.jsonl")
         self.log_file = path / "train.log"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
@@ -65,6 +75,15 @@ class RunDirectory:
     def started(self) -> bool:
         """Whether a run has ever begun here."""
         return self.config_file.is_file()
+
+    def require_unmarked(self) -> None:
+        """Refuse checkpoints of a run whose config is gone: nobody knows what they belong to.
+
+        Raises:
+            ModelError
+        """
+        if self._folders():
+            raise ModelError(f"{self.path}: has checkpoints but no config.toml; put it back, or --fresh starts over")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -92,46 +111,60 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove what earlier training left here (and nothing else that lies in the folder)."""
+        self.config_file.unlink(missing_ok=True)  # first: without it, nothing here counts as a run
         for folder in (self.checkpoints, self.model):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in ("best", "last", "metrics.jsonl", "train.log", "config.toml", *_tokenizer_names(self.path)):
+        for name in ("best", "last", "metrics.jsonl", "train.log", *_tokenizer_names(self.path)):
             (self.path / name).unlink(missing_ok=True)
 
     def begin(self, config: Config, tokenizer: Tokenizer) -> None:
-        """Write what stays the same for the whole run; config.toml last, since it marks the run as begun."""
-        for name, data in tokenizer.to_files().items():
-            write_file(self.path / name, data)
-        write_file(self.config_file, config.to_toml().encode())
+        """Write what a whole run shares, where it is not there yet; config.toml last, since it marks a run as begun."""
+        files = {**tokenizer.to_files(), self.config_file.name: config.to_toml().encode()}
+        for path, data in ((self.path / name, data) for name, data in files.items()):
+            if not path.is_file() or path.read_bytes() != data:
+                write_file(path, data)
 
     def read_config(self) -> Config:
         """The resolved config of this run."""
         return read_config(self.path)
 
-    def save(self, checkpoint: Checkpoint, *, is_best: bool) -> None:
-        """Write checkpoints/step-N, then move `last` (and `best`), then drop what no pointer names any more."""
-        name = f"step-{checkpoint.state['step']}"
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write checkpoints/step-N and see that it verifies, then move the pointers, then drop what is superseded.
+
+        Raises:
+            FileError: it could not be written; the older checkpoints are still there.
+        """
         state = {**checkpoint.state, "format_version": FORMAT_VERSION}
-        folder = self.checkpoints / name
-        if not _verifies(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            write_folder(
-                folder,
-                {
-                    "model.safetensors": tensors_to_bytes(checkpoint.weights),
-                    "optim.safetensors": tensors_to_bytes(checkpoint.optim),
-                    "state.json": json.dumps(state, indent=1).encode(),
-                },
-            )
-        write_file(self.path / "last", f"{name}\n".encode())
-        if is_best:
-            write_file(self.path / "best", f"{name}\n".encode())
+        folder = self.checkpoints / f"step-{state['step']}"
+        files = {
+            "model.safetensors": tensors_to_bytes(checkpoint.weights),
+            "optim.safetensors": tensors_to_bytes(checkpoint.optim),
+            "state.json": json.dumps(state, indent=1).encode(),
+        }
+        if not holds(folder, files):
+            write_folder(folder, files)
+            verify_folder(folder, files)
+        self.point_to(checkpoint)
         self._prune()
 
+    def point_to(self, checkpoint: Checkpoint) -> None:
+        """Let `last` name this checkpoint, and `best` what it knows as the best: a kill may have come in between."""
+        for name, step in (("last", checkpoint.state["step"]), ("best", checkpoint.state.get("best_step"))):
+            folder = self.checkpoints / f"step-{step}"
+            if folder.is_dir() and self.pointer(name) != folder:
+                write_file(self.path / name, f"{folder.name}\n".encode())
+
     def _prune(self) -> None:
-        keep = {self.pointer("last"), self.pointer("best")}
-        for folder in self.checkpoints.iterdir():
-            if folder not in keep:
+        """Keep the best checkpoint and the newest two: should one be damaged later, the other is there."""
+        folders = self._folders()
+        for folder in folders[2:]:
+            if folder != self.pointer("best"):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        """The checkpoints, newest first."""
+        steps = {int(f.name[5:]): f for f in self.checkpoints.glob("step-*") if f.name[5:].isdecimal()}
+        return [steps[step] for step in sorted(steps, reverse=True)]
 
     def pointer(self, name: str) -> Path | None:
         """The checkpoint that `best` or `last` names, if it is there."""
@@ -145,17 +178,24 @@ class RunDirectory:
         """The newest checkpoint that verifies, each damaged one passed over with a warning; None when none was saved.
 
         Raises:
-            ModelError: checkpoints are there, but none is whole.
+            ModelError: checkpoints are there, but none is whole; or the newest is of another format version.
         """
-        steps = {int(f.name[5:]): f for f in self.checkpoints.glob("step-*") if f.name[5:].isdecimal()}
+        for aside in self.checkpoints.glob("step-*.old"):
+            recover_folder(aside.with_suffix(""))
         damaged = []
-        for step in sorted(steps, reverse=True):
+        for folder in self._folders():
             try:
-                verify_folder(steps[step])
-                return _read(steps[step])
+                verify_folder(folder, CHECKPOINT_FILES)
+                state = read_json(folder / "state.json")
+                tensors = [read_tensors(folder / name) for name in CHECKPOINT_FILES[:2]]
             except ModelError as error:
                 damaged.append(str(error))
-                warn(f"checkpoint {steps[step].name} is not used: {error}")
+                warn(f"checkpoint {folder.name} is not used: {error}")
+                continue
+            if state.get("format_version") != FORMAT_VERSION:
+                version = state.get("format_version")
+                raise ModelError(f"{folder}: format version {version}; this mtattn reads {FORMAT_VERSION}")
+            return Checkpoint(*tensors, state)
         if damaged:
             raise ModelError(f"{self.checkpoints}: no checkpoint is whole ({damaged[0]}); --fresh starts over")
         return None
@@ -165,7 +205,7 @@ class RunDirectory:
         folder = self.pointer("best") or self.pointer("last")
         if folder is None:
             raise ModelError(f"{self.path}: nothing has been saved here yet")
-        verify_folder(folder)
+        verify_folder(folder, CHECKPOINT_FILES)
         return read_tensors(folder / "model.safetensors")
 
     def release(self, config: Config, tokenizer: Tokenizer, scores: Mapping[str, Any], card: str) -> None:
@@ -182,21 +222,6 @@ class RunDirectory:
         )
 
 
-def _read(folder: Path) -> Checkpoint:
-    state = read_json(folder / "state.json")
-    if state.get("format_version") != FORMAT_VERSION:
-        raise ModelError(f"{folder}: format version {state.get('format_version')}; this mtattn reads {FORMAT_VERSION}")
-    return Checkpoint(read_tensors(folder / "model.safetensors"), read_tensors(folder / "optim.safetensors"), state)
-
-
-def _verifies(folder: Path) -> bool:
-    try:
-        verify_folder(folder)
-    except ModelError:
-        return False
-    return True
-
-
 def _tokenizer_names(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("tokenizer*.model")]
 
@@ -211,10 +236,16 @@ def read_config(folder: Path) -> Config:
     if not path.is_file():
         raise ModelError(f"{folder}: not a run directory or released model (no config.toml)")
     try:
-        table = tomllib.loads(read_small(path).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_config(tomllib.loads(read_small(path).decode("utf-8")), str(path))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path}: not valid TOML: {error}") from None
-    return parse_config(table, str(path))
+    except ConfigError as error:  # exit code 3, not 2: the user asked for nothing wrong
+        raise ModelError(str(error)) from None
+
+
+def tokenizer_hashes(tokenizer: Tokenizer) -> dict[str, str]:
+    """File name -> sha256; a checkpoint keeps it, since weights mean nothing with another tokenizer."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in tokenizer.to_files().items()}
 
 
 def make_model(config: Config, tokenizer: Tokenizer) -> Transformer:
@@ -241,23 +272,41 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
     if (folder / "model" / "config.toml").is_file():
         folder = folder / "model"
     config = read_config(folder)
-    tokenizer = Tokenizer.load(folder)
-    if (folder / "MANIFEST.json").is_file():
-        verify_folder(folder)
+    checkpoint = None
+    if (folder / MANIFEST).is_file():
+        tokenizer_files = _tokenizer_names(folder) or ["tokenizer.model"]
+        verify_folder(folder, ("config.toml", "model.safetensors", *tokenizer_files))
         weights_file = folder / "model.safetensors"
     else:
         run = RunDirectory(folder)
         checkpoint = run.pointer("best") or run.pointer("last")
         if checkpoint is None:
             raise ModelError(f"{folder}: no trained model here yet; run `mtattn train` first")
-        verify_folder(checkpoint)
+        verify_folder(checkpoint, CHECKPOINT_FILES)
         weights_file = checkpoint / "model.safetensors"
+    tokenizer = Tokenizer.load(folder)
+    if checkpoint is not None and read_json(checkpoint / "state.json").get("tokenizer") != tokenizer_hashes(tokenizer):
+        raise ModelError(f"{folder}: its tokenizer is not the one that {checkpoint.name} was trained with")
+    _require_size(config, tokenizer, weights_file)
     with torch.device("meta"):
         shapes = weights_of(make_model(config, tokenizer))
     weights = read_weights(weights_file, {name: (tuple(t.shape), t.dtype) for name, t in shapes.items()})
     model = make_model(config, tokenizer)
     load_weights(model, weights)
     return model.eval(), tokenizer, config
+
+
+def _require_size(config: Config, tokenizer: Tokenizer, weights_file: Path) -> None:
+    """Refuse a config that asks for more weights than its file can hold, before even an empty model is built of it."""
+    model = config.model
+    layers = model.encoder_layers + model.decoder_layers
+    if layers > MAX_LAYERS:
+        raise ModelError(f"config.toml beside {weights_file}: {layers} layers; a model has at most {MAX_LAYERS}")
+    least = 4 * model.d_model * (2 * model.d_ff * layers + tokenizer.tgt_vocab_size)  # bytes; feed-forward, embeddings
+    if weights_file.is_file() and weights_file.stat().st_size < least:
+        raise ModelError(
+            f"{weights_file}: {weights_file.stat().st_size} bytes; a model as in config.toml has at least {least}"
+        )
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mtattn.errors import FileError, ModelError
 MANIFEST = "MANIFEST.json"
 MAX_SMALL_FILE = 64 * 2**20  # bytes; no config, tokenizer, state or manifest comes near it
 
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # their names in safetensors' header
+
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 before_operation: Callable[[str], None] = lambda operation: None  # noqa: E731
@@ -28,41 +31,61 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder that appears whole or not at all, with a manifest of each file's size and sha256.
 
     Written to `folder.tmp`, each file and the folder fsynced, the manifest last, then renamed, and the parent fsynced.
+    A folder that stood there steps aside to `folder.old` until the new one stands; see `recover_folder`.
 
     Raises:
         FileError: no space, no permission; what stood at `folder` before is still there.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
+    temporary, aside = _beside(folder, ".tmp"), _beside(folder, ".old")
     try:
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
-        manifest = {
-            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-        }
-        for name, data in {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}.items():
+        manifest = json.dumps(make_manifest(files), indent=1).encode()
+        for name, data in {**files, MANIFEST: manifest}.items():
             _write_synced(temporary / name, data)
         _sync_folder(temporary)
-        before_operation(f"rename {folder.name}")
-        if folder.exists():  # a released model, written anew: the old one steps aside until the new one stands
-            aside = folder.with_name(folder.name + ".old")
+        if folder.exists():
             shutil.rmtree(aside, ignore_errors=True)
+            before_operation(f"set aside {folder.name}")
             folder.rename(aside)
-            before_operation(f"replace {folder.name}")
-            temporary.rename(folder)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            temporary.rename(folder)
+        before_operation(f"rename {folder.name}")
+        temporary.rename(folder)
         before_operation(f"sync parent of {folder.name}")
         _sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        recover_folder(folder)
         raise _cannot_write(folder, error) from None
+    before_operation(f"remove what {folder.name} replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Put back what `write_folder` had set aside when it was killed before the new folder stood."""
+    aside = _beside(folder, ".old")
+    if aside.is_dir() and not folder.exists():
+        with suppress(OSError):
+            aside.rename(folder)
+
+
+def make_manifest(files: Mapping[str, bytes]) -> dict[str, dict[str, int | str]]:
+    """File name -> size in bytes and sha256 in hexadecimal."""
+    return {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+
+
+def holds(folder: Path, files: Mapping[str, bytes]) -> bool:
+    """Whether a folder that verifies already has exactly these files."""
+    try:
+        verify_folder(folder)
+        return read_json(folder / MANIFEST) == make_manifest(files)
+    except ModelError:
+        return False
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Write one file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _beside(path, ".tmp")
     try:
         _write_synced(temporary, data)
         before_operation(f"rename {path.name}")
@@ -70,8 +93,13 @@ def write_file(path: Path, data: bytes) -> None:
         before_operation(f"sync parent of {path.name}")
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise _cannot_write(path, error) from None
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:
@@ -95,24 +123,36 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def verify_folder(folder: Path) -> None:
+def verify_folder(folder: Path, required: Iterable[str] = ()) -> None:
     """Compare each file with the manifest.
+
+    Args:
+        required: names that the manifest must list, so that nothing is used which nobody vouched for.
 
     Raises:
         ModelError: naming the first file that is missing, of another size or of another sha256.
     """
     manifest = read_json(folder / MANIFEST)
+    for name in required:
+        if name not in manifest:
+            raise ModelError(f"{folder / MANIFEST}: does not list {name}")
     for name, expected in manifest.items():
-        if not isinstance(expected, dict) or Path(name).name != name:
+        if not isinstance(expected, dict) or Path(name).name != name or "\0" in name:
             raise ModelError(f"{folder / MANIFEST}: names {name!r}, which is not a plain file of this folder")
-        path = folder / name
-        if not path.is_file():
-            raise ModelError(f"{path}: missing")
-        if path.stat().st_size != expected.get("size"):
-            raise ModelError(f"{path}: {path.stat().st_size} bytes where the manifest says {expected.get('size')}")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected.get("sha256"):
-                raise ModelError(f"{path}: damaged (its sha256 is not the manifest's)")
+        try:
+            _verify_file(folder / name, expected)
+        except OSError as error:
+            raise ModelError(f"{folder / name}: cannot be read: {error.strerror}") from None
+
+
+def _verify_file(path: Path, expected: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        raise ModelError(f"{path}: missing")
+    if path.stat().st_size != expected.get("size"):
+        raise ModelError(f"{path}: {path.stat().st_size} bytes where the manifest says {expected.get('size')}")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected.get("sha256"):
+            raise ModelError(f"{path}: damaged (its sha256 is not the manifest's)")
 
 
 def read_small(path: Path) -> bytes:
@@ -172,14 +212,13 @@ def read_weights(path: Path, expected: Shapes) -> dict[str, Tensor]:
         raise ModelError(f"{path}: {path.stat().st_size} bytes; this config's weights have {needed}")
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _compare(path, found, {name: shape for name, (shape, _) in expected.items()})
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: f"{s.get_dtype()} {s.get_shape()}" for name, s in slices.items()}
+            _compare(path, found, {name: f"{DTYPES[dtype]} {[*shape]}" for name, (shape, dtype) in expected.items()})
             tensors = {name: file.get_tensor(name) for name in found}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: not a safetensors file: {error}") from None
     for name, tensor in tensors.items():
-        if tensor.dtype != expected[name][1]:
-            raise ModelError(f"{path}: {name} is {tensor.dtype}; expected {expected[name][1]}")
         if not bool(tensor.isfinite().all()):
             raise ModelError(f"{path}: {name} holds values that are not finite")
     return tensors
@@ -193,7 +232,7 @@ def shape_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return size
 
 
-def _compare(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _compare(path: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
     differences = [
         f"{name}: {found.get(name, 'absent')} in the file, {expected.get(name, 'absent')} in the config"
         for name in sorted({*found, *expected})

@@ -4,63 +4,37 @@ Everything that a step depends on is in `TrainState`, the weights, the optimiser
 holds all of them, so a run that was interrupted anywhere goes on exactly as if it had not been.
 """
 
-import json
 import math
 import platform
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import mtattn
-from mtattn.batching import Batch, Batches, Position
+from mtattn.batching import Batch, Batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
 from mtattn.config import Config
-from mtattn.errors import ConfigError, CorpusError, DivergedError
+from mtattn.errors import DivergedError
 from mtattn.interrupts import Interrupted, Interrupts
-from mtattn.loss import linear_cross_entropy, linear_rdrop
 from mtattn.memory import keep_freed_memory
+from mtattn.objective import batch_loss
 from mtattn.optim import lr_multiplier, make_optimizers, set_lr
 from mtattn.precision import WorkingModel, choose_precision
 from mtattn.prepare import Prepared, prepare
 from mtattn.progress import Bar, Reporter
+from mtattn.resume import lineage, require_same, resumed_config
+from mtattn.snapshot import TrainState, load_optimizers, load_random, optimizer_tensors, random_tensors
 from mtattn.tokenizer import Tokenizer
 from mtattn.validate import Validation, validate
 
-MAX_SKIPPED = 10  # steps in a row whose gradient is not finite before the run gives up
-MAY_CHANGE = {"max_steps", "max_epochs", "max_minutes", "patience", "log_every"}  # on resuming, of [train]
-
-
-@dataclass
-class TrainState:
-    """What the loop remembers between steps beside weights, optimisers and the random generator."""
-
-    step: int = 0
-    position: Position = field(default_factory=Position)
-    elapsed_s: float = 0.0
-    tgt_tokens: int = 0
-    best_bleu: float = -1.0
-    best_step: int = 0
-    stale: int = 0  # validations since the best one
-    skipped: int = 0  # steps whose gradient was not finite
-    valid_due: bool = False
-    nats: float = 0.0  # loss since the last "train" line, and the tokens it sums over
-    num_tokens: int = 0
-    metrics_bytes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "TrainState":
-        """The inverse of `to_json`."""
-        return cls(**{**values, "position": Position(**values["position"])})
+MAX_SKIPPED = 10  # steps in a row whose gradient is not finite before training goes back to the last checkpoint
+MAX_ROLLBACKS = 2  # times that it goes back, each with half the learning rate, before the run gives up
 
 
 @dataclass(frozen=True)
@@ -92,22 +66,24 @@ def train(
         MtattnError: see mtattn.errors. Interrupted: SIGTERM or Ctrl-C, after everything was saved.
     """
     keep_freed_memory()
-    with run.lock(), Interrupts() as interrupts:
-        if fresh and run.started:
-            report.note(f"--fresh: replacing what {run.path} held")
-            run.clear()
+    with run.lock(), Interrupts() as interrupts, closing(report):
         tokenizer = None
-        if run.started:
-            config = _resumed_config(config, run)
+        resuming = run.started and not fresh
+        if resuming:
+            config = resumed_config(config, run)
             tokenizer = Tokenizer.load(run.path)
-        elif config.train.precision == "auto":
+        elif not fresh:
+            run.require_unmarked()
+        if config.train.precision == "auto":
             chosen, why = choose_precision(device)
             report.note(f"precision: {chosen} ({why})")
             config = replace(config, train=replace(config.train, precision=chosen))
         torch.set_num_threads(config.train.threads or torch.get_num_threads())
         prepared = prepare(config, tokenizer, report)
-        if tokenizer is None:
-            run.begin(config, prepared.tokenizer)
+        if fresh:
+            report.note(f"--fresh: replacing what {run.path} held")
+            run.clear()
+        run.begin(config, prepared.tokenizer)
         report.log_to(run.log_file)
         return Trainer(config, run, prepared, report, interrupts, device, allow_changed_data).run_to_end()
 
@@ -126,14 +102,7 @@ class Trainer:
         allow_changed_data: bool,
     ) -> None:
         self.config, self.run, self.data, self.report, self.interrupts = config, run, data, report, interrupts
-        self.device = device
-        torch.manual_seed(config.train.seed)
-        self.model = make_model(config, data.tokenizer).to(device)
-        self.average = make_model(config, data.tokenizer).to(device) if config.train.ema else None
-        if self.average is not None:
-            load_weights(self.average, weights_of(self.model))
-        self.optimizers = make_optimizers(self.model, config.optim)
-        self.working = WorkingModel(self.model, getattr(torch, config.train.precision))
+        self.device, self.allow_changed_data = device, allow_changed_data
         self.batches = Batches(
             data.examples.src,
             data.examples.tgt,
@@ -143,52 +112,73 @@ class Trainer:
             sampling=config.tokenizer.sampling,
             texts=data.texts,
         )
-        self.state = TrainState()
-        self._resume(allow_changed_data)
-        self.working.push_weights()
+        self._start()
         parameters = sum(p.numel() for p in self.model.parameters())
         report.note(f"model: {parameters:,} parameters on {device}; {torch.get_num_threads()} CPU threads")
+
+    def _start(self) -> None:
+        """Stand where the newest checkpoint stands, or at the seeded beginning when there is none."""
+        torch.manual_seed(self.config.train.seed)
+        self.model = make_model(self.config, self.data.tokenizer).to(self.device)
+        self.average = make_model(self.config, self.data.tokenizer).to(self.device) if self.config.train.ema else None
+        if self.average is not None:
+            load_weights(self.average, weights_of(self.model))
+        self.optimizers = make_optimizers(self.model, self.config.optim)
+        self.working = WorkingModel(self.model, getattr(torch, self.config.train.precision))
+        self.state = TrainState()
+        saved = self.run.newest(self.report.warn)
+        if saved is not None:
+            self._resume(saved)
+            self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
+        self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
+        self.working.push_weights()
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
     def run_to_end(self) -> TrainResult:
         """Step until a limit, validating and saving on the way; then release the best weights."""
         self.interrupts.deferred = True
-        started, ended = time.perf_counter(), ""
-        skipped_in_a_row = 0
-        with self.report.bar("training", 100) as bar, closing(self.batches.stream(self.state.position)) as stream:
+        with self.report.bar("training", 100) as bar:
             try:
-                while True:
-                    self.interrupts.check()
-                    if self.state.valid_due:
-                        self._validate_and_save()
-                        started = time.perf_counter()
-                    if ended := self._finished():
-                        break
-                    group = list(islice(stream, self.config.train.accumulate))
-                    set_lr(self.optimizers, lr_multiplier(self.config.optim, self._progress()))
-                    if self._step([batch for batch, _ in group]):
-                        skipped_in_a_row = 0
-                    else:
-                        skipped_in_a_row += 1
-                        self._give_up_after(skipped_in_a_row, group[0][0])
-                    self.state.step += 1
-                    self.state.position = group[-1][1]
-                    now = time.perf_counter()
-                    self.state.elapsed_s, started = self.state.elapsed_s + now - started, now
-                    self._after_step(bar)
+                while not (ended := self._run_until_diverged(bar)):
+                    self._roll_back()
             except Interrupted:
                 self._save()
                 self.report.note(f"interrupted at step {self.state.step}: saved; the same command goes on from here")
                 raise
         return self._finish(ended)
 
+    def _run_until_diverged(self, bar: Bar) -> str:
+        """Step until a limit, and say which; "" when too many gradients in a row were not finite."""
+        started = time.perf_counter()
+        with closing(self.batches.stream(self.state.position)) as stream:
+            while True:
+                self.interrupts.check()
+                if self.state.valid_due:
+                    self._validate_and_save()
+                    started = time.perf_counter()
+                if ended := self._finished():
+                    return ended
+                group = list(islice(stream, self.config.train.accumulate))
+                halvings = 0.5**self.state.rollbacks
+                set_lr(self.optimizers, halvings * lr_multiplier(self.config.optim, self._progress()))
+                batches = [batch for batch, _ in group]
+                if self._step(batches):
+                    self.state.skipped_in_a_row = 0
+                elif not self._skip(batches):
+                    return ""
+                self.state.step += 1
+                self.state.position = group[-1][1]
+                now = time.perf_counter()
+                self.state.elapsed_s, started = self.state.elapsed_s + now - started, now
+                self._after_step(bar)
+
     def _step(self, group: list[Batch]) -> bool:
         """One update from the summed gradient of a group of batches; False when it was not finite and was skipped."""
         num_tokens = sum(batch.num_tokens for batch in group)
         nats = torch.zeros((), device=self.device)
         for batch in group:
-            loss = self._loss(batch.to(self.device))
+            loss = batch_loss(self.working.model.train(), batch.to(self.device), self.config.loss)
             torch.autograd.backward(loss / num_tokens)
             nats += loss.detach()
         self.working.pull_gradients()
@@ -205,26 +195,6 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         return finite
-
-    def _loss(self, batch: Batch) -> Tensor:
-        """The batch's loss, summed over its tokens (nats)."""
-        model, options, pad_id = self.working.model.train(), self.config.loss, self.model.pad_id
-        if not options.rdrop:
-            hidden = model.hidden(batch.src, batch.tgt_in).flatten(0, 1)  # [B*T, D]
-            targets = batch.tgt_out.flatten()  # [B*T]
-            return linear_cross_entropy(
-                hidden, model.out_embed.weight, targets, pad_id=pad_id, label_smoothing=options.label_smoothing
-            )[0]
-        # R-Drop: both passes in one batch, the second half under dropout of its own.
-        hidden = model.hidden(batch.src.repeat(2, 1), batch.tgt_in.repeat(2, 1)).flatten(0, 1)  # [2*B*T, D]
-        return linear_rdrop(
-            hidden,
-            model.out_embed.weight,
-            batch.tgt_out.flatten(),
-            pad_id=pad_id,
-            label_smoothing=options.label_smoothing,
-            rdrop=options.rdrop,
-        )[0]
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -245,15 +215,36 @@ class Trainer:
         if options.save_every and state.step % options.save_every == 0 and not state.valid_due:
             self._save()
 
-    def _give_up_after(self, skipped_in_a_row: int, batch: Batch) -> None:
+    def _skip(self, group: list[Batch]) -> bool:
+        """Count a step whose gradient was not finite; False when there were too many in a row to go on.
+
+        Raises:
+            DivergedError: and going back to a checkpoint has not helped before.
+        """
         self.state.skipped += 1
+        self.state.skipped_in_a_row += 1
         self.report.warn(f"step {self.state.step + 1}: the gradient is not finite; the step is skipped")
-        if skipped_in_a_row >= MAX_SKIPPED:
-            lines = ", ".join(str(self.data.examples.numbers[i] + 1) for i in batch.indices[:5])
+        if self.state.skipped_in_a_row < MAX_SKIPPED:
+            return True
+        if self.state.rollbacks >= MAX_ROLLBACKS:
+            numbers = sorted(self.data.examples.numbers[i] + 1 for batch in group for i in batch.indices)
+            pairs = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
             raise DivergedError(
-                f"{skipped_in_a_row} steps in a row had a gradient that is not finite (last batch: pairs {lines}, "
-                f"...); the last checkpoint is intact; try a lower optim.lr and optim.muon_lr, or precision float32"
+                f"{MAX_SKIPPED} steps in a row had a gradient that is not finite, also after going back "
+                f"{MAX_ROLLBACKS} times (last batch: training pairs {pairs}); the last checkpoint is intact; try a "
+                "lower optim.lr and optim.muon_lr, or train.precision = float32"
             )
+        return False
+
+    def _roll_back(self) -> None:
+        """Start again from the newest checkpoint, with half the learning rate."""
+        rollbacks, skipped = self.state.rollbacks + 1, self.state.skipped
+        self._start()
+        self.state.rollbacks, self.state.skipped, self.state.skipped_in_a_row = rollbacks, skipped, 0
+        self.report.warn(
+            f"{MAX_SKIPPED} gradients in a row were not finite: back to step {self.state.step}, "
+            f"with {0.5**rollbacks:g} times the learning rate"
+        )
 
     # --- limits ---------------------------------------------------------------------------------------------------
 
@@ -288,8 +279,7 @@ class Trainer:
             outcome = validate(model, self.data.tokenizer, dev, self.config.decode, check=self.interrupts.check)
         self._report_validation(outcome)
         state, scores = self.state, outcome.scores
-        is_best = scores.bleu > state.best_bleu
-        if is_best:
+        if scores.bleu > state.best_bleu:
             state.best_bleu, state.best_step, state.stale = scores.bleu, state.step, 0
         else:
             state.stale += 1
@@ -303,7 +293,7 @@ class Trainer:
             signature=scores.signature["bleu"],
         )
         state.valid_due = False
-        self._save(is_best=is_best)
+        self._save()
 
     def _report_validation(self, outcome: Validation) -> None:
         self.report.note(
@@ -323,58 +313,36 @@ class Trainer:
             "tgt_tokens": self.state.tgt_tokens,
             **values,
         }
-        with self.run.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.state.metrics_bytes = self.run.metrics_file.stat().st_size
+        self.run.metrics.append(line)
+        self.state.metrics_bytes = self.run.metrics.size
 
-    def _save(self, *, is_best: bool = False) -> None:
-        released = self.average if self.average is not None else self.model
-        optim: dict[str, Tensor] = {"random.cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            optim["random.cuda"] = torch.cuda.get_rng_state(self.device)
+    def _save(self) -> None:
+        optim = optimizer_tensors(self.optimizers) | random_tensors(self.device)
+        released = self.model
         if self.average is not None:
+            released = self.average
             optim |= {f"raw.{name}": tensor for name, tensor in weights_of(self.model).items()}
-        for i, optimizer in enumerate(self.optimizers):
-            for index, tensors in optimizer.state_dict()["state"].items():
-                optim |= {f"{i}.{index}.{name}": tensor for name, tensor in tensors.items()}
         state = {
             "step": self.state.step,
+            "best_step": self.state.best_step if self.state.best_bleu >= 0 else None,
             "loop": self.state.to_json(),
-            "files": self.data.files,
+            **lineage(self.config, self.data.tokenizer, self.data.files),
             "versions": {"mtattn": mtattn.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-        self.run.save(Checkpoint(weights_of(released), optim, state), is_best=is_best)
+        self.run.save(Checkpoint(weights_of(released), optim, state))
 
-    def _resume(self, allow_changed_data: bool) -> None:
-        saved = self.run.newest(self.report.warn)
-        if saved is None:
-            self.run.metrics_file.write_bytes(b"")
-            return
-        if saved.state["files"] != self.data.files and not allow_changed_data:
-            changed = {*saved.state["files"].items()} ^ {*self.data.files.items()}
-            raise CorpusError(
-                f"training files changed since this run began: {', '.join(sorted({name for name, _ in changed}))}; "
-                "--allow-changed-data goes on with them, --fresh starts over"
-            )
-        self.state = TrainState.from_json(saved.state["loop"])
+    def _resume(self, saved: Checkpoint) -> None:
+        now = lineage(self.config, self.data.tokenizer, self.data.files)
+        require_same(self.run, saved.state, now, changed_data=self.allow_changed_data)
+        self.state = TrainState.from_json(saved.state.get("loop"))
+        raw = saved.weights
         if self.average is not None:
             load_weights(self.average, saved.weights)
             raw = {name.removeprefix("raw."): t for name, t in saved.optim.items() if name.startswith("raw.")}
-        load_weights(self.model, raw if self.average is not None else saved.weights)
-        for i, optimizer in enumerate(self.optimizers):
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in saved.optim.items():
-                number, _, rest = key.partition(".")
-                if number == str(i):
-                    index, name = rest.split(".")
-                    state.setdefault(int(index), {})[name] = tensor
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        torch.set_rng_state(saved.optim["random.cpu"])
-        if "random.cuda" in saved.optim and self.device.type == "cuda":
-            torch.cuda.set_rng_state(saved.optim["random.cuda"], self.device)
-        with self.run.metrics_file.open("ab") as file:
-            file.truncate(self.state.metrics_bytes)
-        self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
+        load_weights(self.model, raw)
+        load_optimizers(self.optimizers, saved.optim)
+        load_random(saved.optim, self.device)
+        self.run.point_to(saved)
 
     def _finish(self, reason: str) -> TrainResult:
         state = self.state
@@ -402,25 +370,3 @@ class Trainer:
         loss = f"loss {state.nats / state.num_tokens:.2f}, " if state.num_tokens else ""
         best = f", best BLEU {state.best_bleu:.1f}" if state.best_bleu >= 0 else ""
         return f"step {state.step}, {loss}{speed:,.0f} tok/s{best}"
-
-
-def _resumed_config(asked: Config, run: RunDirectory) -> Config:
-    """The run's own config, with those limits that may change while a run is under way taken from what was asked."""
-    own = run.read_config()
-    limits = {name: getattr(asked.train, name) for name in MAY_CHANGE}
-    precision = own.train.precision if asked.train.precision == "auto" else asked.train.precision
-    asked = replace(asked, train=replace(asked.train, precision=precision), decode=own.decode)
-    own = replace(own, train=replace(own.train, **limits))
-    if asked != own:
-        mine, theirs = asdict(own), asdict(asked)
-        differences = [
-            f"{section}.{key} = {theirs[section][key]!r}, was {mine[section][key]!r}"
-            for section in mine
-            for key in mine[section]
-            if mine[section][key] != theirs[section][key]
-        ]
-        raise ConfigError(
-            f"{run.path} was begun with another config: {'; '.join(differences)}; "
-            "--fresh starts over, --run DIR trains beside it"
-        )
-    return own

@@ -1,0 +1,80 @@
+"""What must agree before a run goes on: the config that is asked for, the tokenizer, the training files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from mtattn.checkpoint import RunDirectory, tokenizer_hashes
+from mtattn.config import Config
+from mtattn.errors import ConfigError, CorpusError, ModelError
+from mtattn.tokenizer import Tokenizer
+
+MAY_CHANGE = ("max_steps", "max_epochs", "max_minutes", "patience", "log_every")  # on resuming, of [train]
+
+
+def resumed_config(asked: Config, run: RunDirectory) -> Config:
+    """The run's own config, with what may change while a run is under way taken from what is asked for.
+
+    That is [decode], and of [train] the limits in MAY_CHANGE.
+
+    Raises:
+        ConfigError: anything else differs; the message lists each field. ModelError: the run's config is no config.
+    """
+    own = run.read_config()
+    limits = {name: getattr(asked.train, name) for name in MAY_CHANGE}
+    own = replace(own, decode=asked.decode, train=replace(own.train, **limits))
+    if asked.train.precision == "auto":
+        asked = replace(asked, train=replace(asked.train, precision=own.train.precision))
+    if found := _differences(asdict(asked), asdict(own)):
+        raise ConfigError(
+            f"{run.path} was begun with another config: {'; '.join(found)}; "
+            "--fresh starts over, --run DIR trains beside it"
+        )
+    return own
+
+
+def lineage(config: Config, tokenizer: Tokenizer, files: Mapping[str, str]) -> dict[str, Any]:
+    """What a checkpoint says of its origin, for `require_same` to compare; JSON values."""
+    table = asdict(replace(config, decode=Config().decode))
+    for name in MAY_CHANGE:
+        del table["train"][name]
+    return {
+        "config": json.loads(json.dumps(table)),  # tuples become lists, as when it is read back
+        "tokenizer": tokenizer_hashes(tokenizer),
+        "files": dict(files),
+    }
+
+
+def require_same(run: RunDirectory, saved: Mapping[str, Any], now: Mapping[str, Any], *, changed_data: bool) -> None:
+    """Refuse a checkpoint that does not belong to this run any more.
+
+    Args:
+        saved, now: `lineage` of the checkpoint and of the run that wants to go on from it.
+        changed_data: accept other training files.
+
+    Raises:
+        ModelError: another shape, optimiser or tokenizer. CorpusError: other training files.
+    """
+    found = _differences(now["config"], saved.get("config", {}))
+    if now["tokenizer"] != saved.get("tokenizer"):
+        found.append("tokenizer.model is not the one it was trained with")
+    if found:
+        raise ModelError(f"{run.checkpoints}: the newest checkpoint does not fit this run: {'; '.join(found)}")
+    # Content alone counts: a corpus may have moved to another folder.
+    if [*now["files"].values()] != [*saved.get("files", {}).values()] and not changed_data:
+        changed = sorted({name for name, _ in {*saved.get("files", {}).items()} ^ {*now["files"].items()}})
+        raise CorpusError(
+            f"training files changed since this run began: {', '.join(changed)}; "
+            "--allow-changed-data goes on with them, --fresh starts over"
+        )
+
+
+def _differences(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Each setting of a config, as tables of sections, that is not what it was."""
+    return [
+        f"{section}.{key} = {now[section][key]!r}, was {before.get(section, {}).get(key)!r}"
+        for section in now
+        for key in now[section]
+        if now[section][key] != before.get(section, {}).get(key)
+    ]

@@ -1,0 +1,84 @@
+"""A moment of training as plain tensors and JSON, and back: all that a step's outcome depends on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtattn.batching import Position
+from mtattn.errors import ModelError
+
+
+@dataclass
+class TrainState:
+    """What the loop remembers between steps beside weights, optimisers and the random generator."""
+
+    step: int = 0
+    position: Position = field(default_factory=Position)
+    elapsed_s: float = 0.0
+    tgt_tokens: int = 0
+    best_bleu: float = -1.0
+    best_step: int = 0
+    stale: int = 0  # validations since the best one
+    skipped: int = 0  # steps whose gradient was not finite
+    skipped_in_a_row: int = 0
+    rollbacks: int = 0  # times that training went back to a checkpoint; each halves the learning rate
+    valid_due: bool = False
+    nats: float = 0.0  # loss since the last "train" line, and the tokens it sums over
+    num_tokens: int = 0
+    metrics_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> "TrainState":
+        """The inverse of `to_json`.
+
+        Raises:
+            ModelError: these are not its values.
+        """
+        try:
+            return cls(**{**values, "position": Position(**values["position"])})
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"state.json: not a training state of this mtattn: {error}") from None
+
+
+def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimisers' running statistics; names are OPTIMISER.PARAMETER.STATISTIC, numbered in their own order."""
+    return {
+        f"{i}.{parameter}.{name}": tensor
+        for i, optimizer in enumerate(optimizers)
+        for parameter, tensors in optimizer.state_dict()["state"].items()
+        for name, tensor in tensors.items()
+    }
+
+
+def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`; names that are not of that form are left alone."""
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            number, _, rest = key.partition(".")
+            if number == str(i):
+                parameter, name = rest.split(".")
+                state.setdefault(int(parameter), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def random_tensors(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's random generators that training on this device draws from."""
+    tensors = {"random.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def load_random(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """The inverse of `random_tensors`; a checkpoint from another kind of device has no state for this one."""
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random.cuda"], device)
