@@ -1,0 +1,114 @@
+"""What a line of output says, and where each word looked."""
+
+import json
+
+import pytest
+import torch
+
+from mtattn.alignment import Look, look
+from mtattn.attention import capture_weights
+from mtattn.batching import pad
+from mtattn.decode import DecodeConfig
+from mtattn.inspect import draw, inspect_lines
+from mtattn.model import ModelConfig, Transformer
+from mtattn.render import as_json, as_text, flags
+from mtattn.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+from mtattn.translate import Translation, Translator
+
+TEXTS = [f"the {a} dog sees the {b} cat number {n}" for n in range(40) for a in ("old", "big") for b in ("red", "shy")]
+
+
+@pytest.fixture(scope="module")
+def translator() -> Translator:
+    tokenizer, _ = train_tokenizer(TEXTS, TEXTS, TokenizerConfig(vocab_size=340))
+    torch.manual_seed(0)
+    config = ModelConfig(d_model=16, d_ff=32, num_heads=2, encoder_layers=1, decoder_layers=3)
+    model = Transformer(config, tokenizer.src_vocab_size, tokenizer.tgt_vocab_size)
+    for name, weight in model.named_parameters():
+        if "out_proj" in name or "down_proj" in name:
+            torch.nn.init.normal_(weight)  # they start at zero, and then nobody looks anywhere
+    return Translator(model, tokenizer, DecodeConfig(beam_size=2, nbest=2), max_len=60)
+
+
+def translated(translator: Translator, line: str) -> Translation:
+    (translation,) = translator.translate([line])
+    return translation
+
+
+def test_json_has_scores_tokens_and_alignment_of_each_hypothesis(translator: Translator) -> None:
+    translation = translated(translator, "the old dog")
+    found = json.loads(as_json(translation, translator))
+    assert found["text"] == found["hypotheses"][0]["text"] == as_text(translation).split("\t")[0]
+    assert len(found["hypotheses"]) == 2
+    for hypothesis in found["hypotheses"]:
+        assert hypothesis["log_prob"] == pytest.approx(sum(hypothesis["token_log_probs"]), abs=1e-4)
+        words = "".join(hypothesis["tokens"]).split("\u2581")
+        assert [t for _, t in hypothesis["alignment"]] == list(range(len([w for w in words if w])))
+        assert all(0 <= s < 3 for s, _ in hypothesis["alignment"])
+
+
+def test_a_blank_line_is_blank(translator: Translator) -> None:
+    assert as_text(translated(translator, "  ")) == ""
+    assert json.loads(as_json(translated(translator, ""), translator)) == {"text": "", "flags": [], "hypotheses": []}
+
+
+def test_a_long_line_is_split_and_says_so(translator: Translator) -> None:
+    line = " ".join(TEXTS[:8])
+    before = translator.num_split
+    translation = translated(translator, line)
+    found = json.loads(as_json(translation, translator))
+    assert translator.num_split == before + 1
+    assert "split" in found["flags"]
+    assert found["text"] == " ".join(part["hypotheses"][0]["text"] for part in found["segments"])
+    read = [i for segment in translation.segments for i in segment.src_ids if i != Tokenizer.eos_id]
+    assert translator.tokenizer.decode(read) == line
+    assert all(len(segment.src_ids) <= translator.max_len for segment in translation.segments)
+
+
+@pytest.mark.parametrize(
+    ("ids", "finished", "expected"),
+    [
+        ([5, 6, 7], True, []),
+        ([], True, ["empty"]),
+        ([5, 6], False, ["cut"]),
+        ([5, 6, 6, 6, 6], True, ["loop"]),
+        ([5, 6, 6, 6, 7], True, []),
+        ([1, 2] * 4, False, ["cut", "loop"]),
+        ([1, 2] * 3, True, []),
+    ],
+)
+def test_flags(ids: list[int], finished: bool, expected: list[str]) -> None:
+    assert flags(ids, finished=finished) == expected
+
+
+def test_look_sums_the_pieces_of_source_words_and_forgets_padding(translator: Translator) -> None:
+    model, tokenizer = translator.model, translator.tokenizer
+    src, tgt = (
+        tokenizer.encode_src(["the old dog", "the shy cat sees the old dog"]),
+        tokenizer.encode_tgt(["cat", "shy"]),
+    )
+    targets = [ids[:-1] for ids in tgt]
+    both, alone = look(model, tokenizer, src, targets), look(model, tokenizer, src[:1], targets[:1])[0]
+    torch.testing.assert_close(both[0].weights, alone.weights)
+    assert both[1].src_words == ["the", "shy", "cat", "sees", "the", "old", "dog"]
+    with capture_weights(model) as captured:
+        model.eval().hidden(pad(src[:1], 0), pad([[tokenizer.bos_id, *targets[0]]], 0))
+    rows = captured["decoder.1.cross_attn"][-1].mean(1)[0, : len(targets[0]), :-1]
+    assert float(alone.weights.sum()) == pytest.approx(len(alone.tgt_words))
+    expected = rows.sum(0) / rows.sum()
+    pieces = tokenizer.src_pieces(src[0][:-1])
+    first_word = next((i for i, piece in enumerate(pieces) if i and piece.startswith("\u2581")), len(pieces))
+    assert float(alone.weights[0, 0]) == pytest.approx(float(expected[:first_word].sum()), abs=1e-5)
+
+
+def test_draw_puts_the_darkest_mark_where_a_word_looked() -> None:
+    seen = Look(["a", "b"], ["x", "yy"], torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert draw(seen).splitlines() == ["      1  2", " x       @", "yy    @   ".rstrip() + "   ", "", "1 a  2 b"]
+    assert seen.links() == [(1, 0), (0, 1)]
+
+
+def test_inspect_shows_source_translation_and_grid(translator: Translator) -> None:
+    picture, blank = inspect_lines(translator, ["the old dog", ""])
+    assert picture.startswith("the old dog\n" + translated(translator, "the old dog").text + "\n")
+    assert "1 the  2 old  3 dog" in picture
+    assert blank == "(blank)\n"

@@ -1,0 +1,31 @@
+"""Long lines are cut, never shortened."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtattn.segments import split_long
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "parts"),
+    [
+        ("One two.", 9, ["One two."]),
+        ("One two. Three four! Five?", 9, ["One two.", "Three", "four!", "Five?"]),
+        ("One. Two. Three.", 10, ["One. Two.", "Three."]),
+        ("यह है। वह था।", 7, ["यह है।", "वह था।"]),
+        ("aaaaaa", 3, ["aaa", "aaa"]),
+    ],
+)
+def test_cuts_where_sentences_end_then_between_words_then_anywhere(text: str, limit: int, parts: list[str]) -> None:
+    assert split_long(text, len, limit) == parts
+
+
+@given(st.text(max_size=200), st.integers(2, 20))
+def test_every_part_fits_and_no_character_but_white_space_is_lost(text: str, limit: int) -> None:
+    def pieces(part: str) -> int:
+        return len("".join(part.split()))
+
+    parts = split_long(text, pieces, limit)
+    assert all(pieces(part) <= limit for part in parts)
+    assert "".join("".join(parts).split()) == "".join(text.split())
