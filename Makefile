@@ -28,7 +28,7 @@ test: $(VENV)/developing  ## check formatting, lint, types, and run all fast tes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 format: $(VENV)/developing  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
