@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .banded import banded, pays_off
 from .chunked import chunked
 from .flex import flex
 from .masks import Dense, Mask
@@ -105,7 +106,14 @@ def attend_scores(
     return weighted_sum(masked_softmax(scores, dense, bias, softcap), v, dense, dropout)
 
 
-IMPLS: dict[str, Impl] = {"reference": reference, "sdpa": sdpa, "chunked": chunked, "flex": flex}
+IMPLS: dict[str, Impl] = {
+    "reference": reference,
+    "sdpa": sdpa,
+    "banded": banded,
+    "chunked": chunked,
+    "flex": flex,
+}
+"""The ways to compute attention; all give the same values and gradients, within rounding."""
 
 
 def chosen_impl(
@@ -121,6 +129,22 @@ def chosen_impl(
     return _choose(q, k, v, check_inputs(q, k, v, mask, bias, softcap, dropout), bias, softcap, dropout)
 
 
+# What "auto" goes by. Milliseconds on 2 cores (AVX-512), H * E = 256, layout [B, T, H, E]; see benchmarks/attention.py.
+#   [B, T]                              [256, 16]      [64, 64]       [16, 256]      [4, 1024]
+#   forward + backward, float32:
+#     reference / sdpa                  6.6 / 4.8      11.7 / 9.5     27 / 24        150 / 74
+#     the same, causal                  9.7 / 6.1      9.7 / 7.5      34 / 25        244 / 49
+#     with a learned bias               6.1 / 8.6                     30 / 32        492 / 480
+#     with dropout                      10.4 / 11.6                   70 / 71
+#   forward + backward, bfloat16        8.8 / 61       11.7 / 32      35 / 54        163 / 124
+#   forward alone, float32              2.1 / 1.5      2.6 / 2.0      8.7 / 6.4      79 / 24
+#   forward alone, bfloat16             2.1 / 1.6      3.1 / 2.9      11.7 / 9.4     62 / 34
+# One decoding step, [32, 5] queries on 20 keys: 0.27 / 0.18.
+_HALF_BACKWARD_LENGTH = 512
+# Scores beyond this many numbers (1 GiB in float32, and the reference holds several of them) are computed in chunks.
+_MOST_SCORES = 2**28
+
+
 def _choose(
     q: Tensor,
     k: Tensor,
@@ -130,12 +154,18 @@ def _choose(
     softcap: float | None,
     dropout: float,
 ) -> str:
-    if softcap is not None or (bias is not None and bias.requires_grad):
-        return "reference"
-    if q.device.type != "cpu":
-        return "sdpa"
-    if dropout:
-        return "reference"
+    training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if softcap is not None or (bias is not None and bias.requires_grad and torch.is_grad_enabled()):
+        # The fused kernels have no cap, and give no gradient to a bias; their fallback is slower than the reference.
+        many = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > _MOST_SCORES
+        return "chunked" if many and not dropout else "reference"
+    if bias is None and pays_off(mask, k.shape[2]):
+        return "banded"
+    if q.device.type == "cpu":
+        if dropout:
+            return "reference"
+        if training and q.element_size() < 4 and k.shape[2] < _HALF_BACKWARD_LENGTH:
+            return "reference"
     return "sdpa"
 
 

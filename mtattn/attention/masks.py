@@ -12,7 +12,7 @@ To add a mask, write a subclass with `allows` and list it in `MASKS`. Letters: B
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class Mask:
     trivial: bool = False
 
     def __init__(self) -> None:
-        self._dense: tuple[tuple[int, int, torch.device], Dense] | None = None
+        self._remembered: tuple[Hashable, Dense] | None = None
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         """Say whether query `q` may attend to key `k` in batch row `b` and head `h`.
@@ -105,14 +105,20 @@ class Mask:
         Raises:
             ValueError: the rule was made for another number of queries or keys.
         """
-        key = (num_queries, num_keys, torch.device(device))
-        if self._dense is None or self._dense[0] != key:
+
+        def build() -> Dense:
             self.check(num_queries, num_keys)
-            queries, keys = (torch.arange(n, device=device) for n in (num_queries, num_keys))
-            dense = Dense(self.block(queries, keys))
+            dense = Dense(self.block(*(torch.arange(n, device=device) for n in (num_queries, num_keys))))
             dense.drop_dead_if_none()
-            self._dense = key, dense
-        return self._dense[1]
+            return dense
+
+        return self.remember((num_queries, num_keys, torch.device(device)), build)
+
+    def remember(self, key: Hashable, build: Callable[[], Dense]) -> Dense:
+        """Return what `build` made for `key`, once for as long as no other key is asked for."""
+        if self._remembered is None or self._remembered[0] != key:
+            self._remembered = key, build()
+        return self._remembered[1]
 
     def simplified(self) -> Mask | None:
         """Return the mask without its trivial parts, None when nothing is left: what is not there costs nothing."""

@@ -50,4 +50,8 @@ class _RMSNorm(torch.autograd.Function):
         normed = x * scale
         product = grad * normed
         along = (product @ weight).unsqueeze(-1).div_(x.shape[-1])  # [..., 1]
-        return (grad * weight).addcmul_(normed, along, value=-1).mul_(scale), product.reshape(-1, x.shape[-1]).sum(0), None
+        return (
+            (grad * weight).addcmul_(normed, along, value=-1).mul_(scale),
+            product.reshape(-1, x.shape[-1]).sum(0),
+            None,
+        )

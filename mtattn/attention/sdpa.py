@@ -32,7 +32,8 @@ def sdpa(
     attn_mask = bias
     if dense is not None:
         # Dead queries see all keys in there, and are zeroed here: backends differ in what they make of an empty row.
-        attn_mask = dense.finite if bias is None else bias + dense.additive(bias.dtype)
+        additive = dense.additive(q.dtype)
+        attn_mask = additive if bias is None else bias + additive
     output = F.scaled_dot_product_attention(
         q, k, v, attn_mask, dropout, is_causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
