@@ -141,7 +141,7 @@ def test_pieces_spell_the_ids(tokenizer):
 
 
 def test_load_says_what_is_wrong(tmp_path):
-    with pytest.raises(ModelError, match="no tokenizer.model here"):
+    with pytest.raises(ModelError, match=r"no tokenizer\.model here"):
         Tokenizer.load(tmp_path)
     for content in (b"", b"no protobuf"):
         (tmp_path / "tokenizer.model").write_bytes(content)
