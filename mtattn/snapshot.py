@@ -18,6 +18,7 @@ class TrainState:
     step: int = 0
     position: Position = field(default_factory=Position)
     elapsed_s: float = 0.0
+    lr: float = 0.0  # AdamW's, in the last step
     tgt_tokens: int = 0
     best_bleu: float = -1.0
     best_step: int = 0

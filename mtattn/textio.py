@@ -5,7 +5,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -84,4 +84,5 @@ def open_output(path: Path | None, source: Path | None, *, force: bool = False) 
         yield write
     finally:
         if path is not None:
-            file.close()
+            with suppress(OSError):  # it would fail again to write what could not be written, and hide why
+                file.close()

@@ -83,9 +83,10 @@ def train(
         if fresh:
             report.note(f"--fresh: replacing what {run.path} held")
             run.clear()
-        run.begin(config, prepared.tokenizer)
         report.log_to(run.log_file)
-        return Trainer(config, run, prepared, report, interrupts, device, allow_changed_data).run_to_end()
+        trainer = Trainer(config, run, prepared, report, interrupts, device, allow_changed_data)
+        run.begin(config, prepared.tokenizer)  # once nothing speaks against it: a refusal leaves the run as it was
+        return trainer.run_to_end()
 
 
 class Trainer:
@@ -157,11 +158,13 @@ class Trainer:
                 if self.state.valid_due:
                     self._validate_and_save()
                     started = time.perf_counter()
+                    continue
                 if ended := self._finished():
                     return ended
                 group = list(islice(stream, self.config.train.accumulate))
                 halvings = 0.5**self.state.rollbacks
                 set_lr(self.optimizers, halvings * lr_multiplier(self.config.optim, self._progress()))
+                self.state.lr = float(self.optimizers[-1].param_groups[0]["lr"])
                 batches = [batch for batch, _ in group]
                 if self._step(batches):
                     self.state.skipped_in_a_row = 0
@@ -209,7 +212,7 @@ class Trainer:
         state.valid_due = state.step % options.valid_every == 0 if options.valid_every else epoch_done
         state.valid_due = state.valid_due or bool(self._finished())
         if state.step % options.log_every == 0 and state.num_tokens:
-            self._write_metrics("train", loss=state.nats / state.num_tokens, lr=self._lr())
+            self._write_metrics("train", loss=state.nats / state.num_tokens, lr=self.state.lr)
             state.nats, state.num_tokens = 0.0, 0
         bar.advance(100 * self._progress(), self._status())
         if options.save_every and state.step % options.save_every == 0 and not state.valid_due:
@@ -286,7 +289,7 @@ class Trainer:
         self._write_metrics(
             "valid",
             loss=outcome.loss,
-            lr=self._lr(),
+            lr=self.state.lr,
             bleu=scores.bleu,
             chrf=scores.chrf,
             perplexity=outcome.perplexity,
@@ -360,9 +363,6 @@ class Trainer:
     def _epochs(self) -> float:
         position = self.state.position
         return position.epoch + position.batch / len(self.batches.plan(position.epoch))
-
-    def _lr(self) -> float:
-        return float(self.optimizers[-1].param_groups[0]["lr"])
 
     def _status(self) -> str:
         state = self.state

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -51,10 +52,8 @@ def test_a_second_signal_ends_the_process(number: signal.Signals, code: int) -> 
 
 def test_an_interruption_that_was_swallowed_is_not_forgotten() -> None:
     with Interrupts() as interrupts:
-        try:
+        with suppress(BaseException):
             signal.raise_signal(signal.SIGTERM)
-        except BaseException:
-            pass
         with pytest.raises(Interrupted):
             interrupts.check()
 

@@ -1,0 +1,273 @@
+"""The train loop: it learns, adds gradients up, and an interrupted run equals one that never was."""
+
+import json
+import math
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import Notes, outcome, tiny_config, train_tiny, write_corpus
+
+import mtattn.train
+from mtattn.batching import Batch
+from mtattn.checkpoint import RunDirectory, weights_of
+from mtattn.config import Config
+from mtattn.errors import ConfigError, DivergedError, ModelError
+from mtattn.interrupts import Interrupted, Interrupts
+from mtattn.prepare import prepare
+from mtattn.train import MAX_SKIPPED, Trainer
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def trainer(config: Config, path: Path) -> Trainer:
+    """A trainer before its first step."""
+    path.mkdir()
+    report = Notes()
+    data = prepare(config, None, report)
+    return Trainer(config, RunDirectory(path), data, report, Interrupts(), torch.device("cpu"), False)
+
+
+def signal_at(call: int, patch: pytest.MonkeyPatch, function: str = "_after_step") -> None:
+    """SIGTERM at the call of this number, from 1, of a method of the trainer."""
+    original, calls = getattr(Trainer, function), [0]
+
+    def interrupted(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    patch.setattr(Trainer, function, interrupted)
+
+
+VARIANTS = {
+    "average": ["train.ema=0.1"],
+    "last weights, AdamW": ["train.ema=0", 'optim.kind="adamw"'],
+    "accumulation": ["train.accumulate=2", "train.batch_tokens=64"],
+    "subword sampling": ["tokenizer.sampling=0.2"],
+    "BPE-dropout": ['tokenizer.kind="bpe"', "tokenizer.sampling=0.1", "tokenizer.vocab_size=285"],
+    "R-Drop": ["loss.rdrop=1.0"],
+    "bfloat16": ["train.precision=bfloat16"],
+    "saves between validations": ["train.save_every=3", "train.valid_every=4"],
+}
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())
+def test_interrupted_and_resumed_equals_uninterrupted(overrides: list[str], corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, *overrides)
+    train_tiny(config, tmp_path / "whole")
+    for step in (3, 4):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+            signal_at(step, patch)
+            train_tiny(config, tmp_path / "parts")
+    train_tiny(config, tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("function", ["_validate_and_save", "_save", "_finish"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_interrupted_anywhere_equals_uninterrupted(function: str, call: int, corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus)
+    train_tiny(config, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(call, patch, function)
+        try:
+            train_tiny(config, tmp_path / "parts")
+        except Interrupted as interrupted:
+            assert interrupted.exit_code == 143
+    train_tiny(config, tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_a_resumed_run_reads_only_the_batches_that_are_left(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(3, patch)
+        train_tiny(config, tmp_path / "run")
+    starts = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = mtattn.train.Batches.stream
+        patch.setattr(mtattn.train.Batches, "stream", lambda self, p: starts.append(p) or original(self, p))
+        train_tiny(config, tmp_path / "run")
+    assert [(position.epoch, position.batch) for position in starts] == [(0, 3)]
+
+
+def test_a_finished_run_has_nothing_left_to_do(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus)
+    first = train_tiny(config, tmp_path / "run")
+    before = outcome(tmp_path / "run")
+    assert train_tiny(config, tmp_path / "run") == first
+    assert outcome(tmp_path / "run") == before
+
+
+def test_limits_may_be_raised_and_nothing_else(corpus: Path, tmp_path: Path) -> None:
+    train_tiny(tiny_config(corpus, "train.max_epochs=1"), tmp_path / "run")
+    longer = tiny_config(corpus, "train.max_epochs=2", "decode.beam_size=7")
+    result = train_tiny(longer, tmp_path / "run")
+    assert result.step == 10
+    assert RunDirectory(tmp_path / "run").read_config() == longer
+    with pytest.raises(ConfigError, match=r"train.batch_tokens = 64, was 128; --fresh"):
+        train_tiny(tiny_config(corpus, "train.batch_tokens=64"), tmp_path / "run")
+
+
+def test_fresh_starts_over(corpus: Path, tmp_path: Path) -> None:
+    train_tiny(tiny_config(corpus), tmp_path / "run")
+    train_tiny(tiny_config(corpus, "train.seed=2", "train.max_epochs=1"), tmp_path / "run", fresh=True)
+    train_tiny(tiny_config(corpus, "train.seed=2", "train.max_epochs=1"), tmp_path / "other")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "other")
+
+
+def test_checkpoints_of_a_lost_config_are_refused_but_fresh_replaces_them(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, "train.max_epochs=1")
+    train_tiny(config, tmp_path / "run")
+    (tmp_path / "run" / "config.toml").unlink()
+    with pytest.raises(ModelError, match=r"has checkpoints but no config.toml"):
+        train_tiny(config, tmp_path / "run")
+    assert train_tiny(config, tmp_path / "run", fresh=True).step == 5
+
+
+def test_a_copy_task_is_learnt(corpus: Path, tmp_path: Path) -> None:
+    sizes = ("model.d_model=32", "model.d_ff=64", "model.dropout=0.0", "model.inner_dropout=0.0")
+    train_tiny(tiny_config(corpus, *sizes, "train.max_epochs=12", "train.valid_every=60"), tmp_path / "run")
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in metrics if line["kind"] == "train"]
+    assert losses[0] > 5.0 and losses[-1] < 0.6 * losses[0]
+
+
+def test_metrics_have_the_contracts_keys(corpus: Path, tmp_path: Path) -> None:
+    train_tiny(tiny_config(corpus, "train.max_epochs=1"), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    common = {"kind", "step", "epoch", "elapsed_s", "tgt_tokens", "loss", "lr"}
+    assert [line["kind"] for line in lines] == ["train", "train", "valid"]
+    assert set(lines[0]) == common
+    assert set(lines[-1]) == common | {"bleu", "chrf", "perplexity", "signature"}
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert lines[-1]["perplexity"] == pytest.approx(math.exp(lines[-1]["loss"]))
+    assert lines[-1]["tgt_tokens"] == 428
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """A batch in two, whose numbers of target tokens differ."""
+    cut = len(batch.src) // 3
+    parts = []
+    for rows in (slice(0, cut), slice(cut, None)):
+        tokens = int((batch.tgt_out[rows] != 0).sum())
+        parts.append(Batch(batch.src[rows], batch.tgt_in[rows], batch.tgt_out[rows], tokens, batch.indices[rows]))
+    return parts
+
+
+def test_two_part_batches_give_the_gradient_of_one(corpus: Path, tmp_path: Path) -> None:
+    still = ("model.dropout=0.0", "model.inner_dropout=0.0", "train.ema=0.0", "optim.clip_norm=0.0")
+    found = []
+    for name, divide in (("one", lambda batch: [batch]), ("two", halves)):
+        one = trainer(tiny_config(corpus, *still), tmp_path / name)
+        batch, _ = next(one.batches.stream(one.state.position))
+        gradients: dict[str, torch.Tensor] = {}
+
+        def look(model: torch.nn.Module = one.model, into: dict[str, torch.Tensor] = gradients) -> None:
+            into.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+        for optimizer in one.optimizers:  # look at the gradients where they would be applied
+            optimizer.step = look  # type: ignore[method-assign]
+        assert one._step(divide(batch))
+        found.append((gradients, one.state.nats, one.state.num_tokens))
+    assert found[0][2] == found[1][2]
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-6)
+    assert found[0][0].keys() == found[1][0].keys()
+    assert any(gradient.abs().max() > 1e-3 for gradient in found[0][0].values())
+    for name, gradient in found[0][0].items():
+        torch.testing.assert_close(found[1][0][name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_the_average_follows_its_formula(corpus: Path, tmp_path: Path) -> None:
+    one = trainer(tiny_config(corpus, "train.ema=0.5"), tmp_path / "run")
+    assert one.average is not None
+    expected = {name: weight.clone() for name, weight in weights_of(one.model).items()}
+    for step in range(3):
+        one.state.step = step
+        batch, _ = next(one.batches.stream(one.state.position))
+        assert one._step([batch])
+        share = 1 / (1 + 0.5 * step)
+        for name, weight in weights_of(one.model).items():
+            expected[name] += share * (weight - expected[name])
+    for name, weight in weights_of(one.average).items():
+        torch.testing.assert_close(weight, expected[name])
+
+
+def nan_between(first: int, last: int, patch: pytest.MonkeyPatch) -> list[int]:
+    """The losses of these calls, counted from 1, are NaN; returns the counter."""
+    original, calls = mtattn.train.batch_loss, [0]
+
+    def loss(*args: Any) -> torch.Tensor:
+        calls[0] += 1
+        value = original(*args)
+        return value * math.nan if first <= calls[0] <= last else value
+
+    patch.setattr(mtattn.train, "batch_loss", loss)
+    return calls
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = trainer(tiny_config(corpus), tmp_path / "run")
+    before = {name: weight.clone() for name, weight in weights_of(one.model).items()}
+    nan_between(1, 1, monkeypatch)
+    batch, _ = next(one.batches.stream(one.state.position))
+    assert not one._step([batch])
+    for name, weight in weights_of(one.model).items():
+        assert torch.equal(weight, before[name])
+    assert one.state.num_tokens == 0
+    assert one._step([batch])
+
+
+def test_a_run_with_some_bad_steps_goes_on(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Notes()
+    nan_between(3, 4, monkeypatch)
+    assert train_tiny(tiny_config(corpus), tmp_path / "run", report).step == 10
+    assert report.warnings == [f"step {n}: the gradient is not finite; the step is skipped" for n in (3, 4)]
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-10" / "state.json").read_bytes())
+    assert (state["loop"]["skipped"], state["loop"]["skipped_in_a_row"], state["loop"]["rollbacks"]) == (2, 0, 0)
+
+
+@pytest.mark.parametrize(("first", "back_to"), [(1, 0), (8, 5)])
+def test_many_in_a_row_go_back_with_half_the_rate(
+    first: int, back_to: int, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(corpus, "train.max_epochs=5", 'optim.schedule="constant"', "optim.warmup=0.0")
+    report = Notes()
+    monkeypatch.setattr(mtattn.train, "MAX_SKIPPED", 2)
+    nan_between(first, first + 1, monkeypatch)
+    assert train_tiny(config, tmp_path / "run", report).step == 25
+    assert f"back to step {back_to}, with 0.5 times the learning rate" in report.warnings[-1]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["lr"] for line in lines if line["kind"] == "train"}
+    assert rates[24] == pytest.approx(config.optim.lr / 2)
+    assert sorted(rates) == list(range(2, 26, 2))  # the lines of the steps that were taken back are gone
+
+
+def test_what_does_not_recover_names_its_pairs(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Notes()
+    calls = nan_between(1, 10**9, monkeypatch)
+    with pytest.raises(DivergedError, match=r"after going back 2 times \(last batch: training pairs \d+, \d+"):
+        train_tiny(tiny_config(corpus, "train.max_epochs=30"), tmp_path / "run", report)
+    assert calls[0] >= 3 * MAX_SKIPPED
+    assert [w.rsplit("with ")[-1] for w in report.warnings if "back to" in w] == [
+        "0.5 times the learning rate",
+        "0.25 times the learning rate",
+    ]
+
+
+def test_early_stopping_counts_validations_without_a_better_score(corpus: Path, tmp_path: Path) -> None:
+    result = train_tiny(tiny_config(corpus, "train.patience=1", "train.max_epochs=9"), tmp_path / "run")
+    assert result.reason == "BLEU has not risen for 1 validations"
+    assert result.step == 10
