@@ -2,30 +2,42 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from mtattn.alignment import look
 from mtattn.batching import collate
 from mtattn.decode import DecodeConfig
 from mtattn.evaluate import Scores, score
+from mtattn.health import POOR_BLEU, Evidence, alarms, ready
 from mtattn.loss import cross_entropy
 from mtattn.model import Transformer, evaluating
 from mtattn.prepare import Pairs
+from mtattn.render import flags
 from mtattn.tokenizer import Tokenizer
-from mtattn.translate import Translator
+from mtattn.translate import Translation, Translator
 
 NUM_SAMPLES = 3
+NUM_LOOKS = 32  # translations whose attention is judged
 BATCH_PAIRS = 128
 
 
 @dataclass(frozen=True)
 class Validation:
-    """One validation: loss in nats a token without label smoothing, scores, and some (source, reference, output)."""
+    """One validation.
+
+    Args:
+        loss: nats a token, without label smoothing.
+        scores: BLEU and chrF of the greedy translations.
+        samples: some (source, reference, output).
+        alarms: what looks wrong, in words (mtattn.health).
+    """
 
     loss: float
     scores: Scores
     samples: list[tuple[str, str, str]]
+    alarms: list[str] = field(default_factory=list)
 
     @property
     def perplexity(self) -> float:
@@ -39,20 +51,56 @@ def validate(
     dev: Pairs,
     decode: DecodeConfig,
     *,
+    epochs: float = 0.0,
+    tgt_tokens: int = 0,
+    trained_on: Pairs | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Validation:
-    """Score a model on the dev split.
+    """Score a model on the dev split, and look whether it is healthy.
 
     Args:
+        epochs, tgt_tokens: how long the model has trained; it is not judged before it has had a chance.
+        trained_on: some training pairs, to compare their loss with dev's.
         check: called between batches; may raise to give up.
     """
     loss = dev_loss(model, tokenizer, dev, check)
     greedy = replace(decode, search="beam", beam_size=1, nbest=1)
     translator = Translator(model, tokenizer, greedy)
-    outputs = [translation.text for translation in translator.translate(dev.src, lambda _: check())]
-    chosen = np.linspace(0, len(dev.src) - 1, min(NUM_SAMPLES, len(dev.src))).astype(int).tolist()
-    samples = [(dev.src[i], dev.tgt[i], outputs[i]) for i in chosen]
-    return Validation(loss, score(outputs, dev.tgt, ter=False), samples)
+    translations = list(translator.translate(dev.src, lambda _: check()))
+    outputs = [translation.text for translation in translations]
+    samples = [(dev.src[i], dev.tgt[i], outputs[i]) for i in _spread(len(outputs), NUM_SAMPLES)]
+    scores = score(outputs, dev.tgt, ter=False)
+    if not ready(epochs=epochs, tgt_tokens=tgt_tokens):
+        return Validation(loss, scores, samples)
+    train_loss = dev_loss(model, tokenizer, trained_on, check) if trained_on is not None else None
+    evidence = _evidence(translator, dev, translations, scores, loss, train_loss)
+    return Validation(loss, scores, samples, alarms(evidence))
+
+
+def _evidence(
+    translator: Translator,
+    dev: Pairs,
+    translations: Sequence[Translation],
+    scores: Scores,
+    loss: float,
+    train_loss: float | None,
+) -> Evidence:
+    found = [[(part.src_ids, part.hypotheses[0]) for part in translation.segments] for translation in translations]
+    flagged = [[flag for _, best in parts for flag in flags(best.ids, finished=best.finished)] for parts in found]
+    looks = []
+    if scores.bleu < POOR_BLEU:
+        judged = [(src_ids, best.ids) for parts in found for src_ids, best in parts if best.ids]
+        judged = [judged[i] for i in _spread(len(judged), NUM_LOOKS)]
+        if judged:
+            looks = look(translator.model, translator.tokenizer, *zip(*judged, strict=True))
+    outputs = [translation.text for translation in translations]
+    return Evidence(dev.src, dev.tgt, outputs, flagged, scores.bleu, loss, train_loss, looks)
+
+
+def _spread(total: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `total`, evenly spread."""
+    numbers: list[int] = np.linspace(0, total - 1, min(most, total)).astype(int).tolist()
+    return numbers
 
 
 def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callable[[], None] = lambda: None) -> float:
