@@ -165,6 +165,31 @@ def evaluate(
     typer.echo(f"{scores['num_sentences']} sentences in {scores['seconds']:.1f} s")
 
 
+@app.command()
+def doctor(
+    config: Annotated[str | None, typer.Argument(help="A TOML file, or the name of a bundled config.")] = None,
+    src_file: Annotated[Path | None, typer.Option(help="Source text, one sentence a line.")] = None,
+    tgt_file: Annotated[Path | None, typer.Option(help="Its translation, line by line.")] = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Look for what would spoil a training run, on this machine and in a corpus; exit code 7 if it is fatal."""
+    from rich.console import Console
+
+    from mtattn.config import load_config
+    from mtattn.doctor import as_json as to_json
+    from mtattn.doctor import diagnose, show
+    from mtattn.progress import Reporter
+
+    overrides = [*_file_overrides(src_file, tgt_file, None, None), *set_]
+    diagnosis = diagnose(load_config(config, overrides) if config or overrides else None, Reporter())
+    if as_json:
+        typer.echo(json.dumps(to_json(diagnosis), ensure_ascii=False))
+    else:
+        show(diagnosis, Console(highlight=False, emoji=False))
+    diagnosis.require_sound()
+
+
 @contextmanager
 def _reader_may_leave() -> Iterator[None]:
     """`| head -1` closes the pipe early: the work is over, nothing went wrong, and nothing may be flushed at exit."""

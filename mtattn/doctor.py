@@ -149,7 +149,9 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     for finding in diagnosis.findings:
         _show_finding(finding, console)
     counts = {level: sum(finding.level == level for finding in diagnosis.findings) for level in STYLES}
-    console.print(f"findings: {counts['fatal']} fatal, {counts['warning']} warning, {counts['note']} note", markup=False)
+    console.print(
+        f"findings: {counts['fatal']} fatal, {counts['warning']} warning, {counts['note']} note", markup=False
+    )
 
 
 def _table(splits: dict[str, dict[str, Any]]) -> Table:
