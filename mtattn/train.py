@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,7 +27,7 @@ from mtattn.memory import keep_freed_memory
 from mtattn.objective import batch_loss
 from mtattn.optim import lr_multiplier, make_optimizers, set_lr
 from mtattn.precision import WorkingModel, choose_precision
-from mtattn.prepare import Prepared, prepare
+from mtattn.prepare import Pairs, Prepared, prepare
 from mtattn.progress import Bar, Reporter
 from mtattn.resume import lineage, require_same, resumed_config
 from mtattn.snapshot import TrainState, load_optimizers, load_random, optimizer_tensors, random_tensors
@@ -279,7 +280,16 @@ class Trainer:
         limit = self.config.train.valid_sentences
         dev = replace(self.data.dev, src=self.data.dev.src[:limit], tgt=self.data.dev.tgt[:limit])
         with self.report.bar("validating", None):
-            outcome = validate(model, self.data.tokenizer, dev, self.config.decode, check=self.interrupts.check)
+            outcome = validate(
+                model,
+                self.data.tokenizer,
+                dev,
+                self.config.decode,
+                epochs=self._epochs(),
+                tgt_tokens=self.state.tgt_tokens,
+                trained_on=self._trained_on(),
+                check=self.interrupts.check,
+            )
         self._report_validation(outcome)
         state, scores = self.state, outcome.scores
         if scores.bleu > state.best_bleu:
@@ -298,6 +308,11 @@ class Trainer:
         state.valid_due = False
         self._save()
 
+    def _trained_on(self) -> Pairs:
+        """Some training pairs, evenly spread, to compare their loss with dev's."""
+        last = len(self.data.examples.tgt) - 1
+        return Pairs(*self.data.texts(np.linspace(0, last, min(256, last + 1)).astype(int).tolist()))
+
     def _report_validation(self, outcome: Validation) -> None:
         self.report.note(
             f"step {self.state.step}, epoch {self._epochs():.1f}: BLEU {outcome.scores.bleu:.1f} (greedy), "
@@ -306,6 +321,8 @@ class Trainer:
         )
         for src, reference, output in outcome.samples:
             self.report.note(f"    source     {src}\n    reference  {reference}\n    output     {output}")
+        for alarm in outcome.alarms:
+            self.report.warn(alarm)
 
     def _write_metrics(self, kind: str, **values: Any) -> None:
         line = {
