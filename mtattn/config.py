@@ -8,6 +8,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
@@ -129,15 +130,34 @@ def load_config(source: str | None, overrides: Sequence[str] = ()) -> Config:
     return parse_config(table, where)
 
 
+def with_overrides(config: Config, overrides: Sequence[str], section: str) -> Config:
+    """A trained model's config with `--set` overrides of the one section that may still change.
+
+    Raises:
+        ConfigError: as for `load_config`, or an override of another section.
+    """
+    table = tomllib.loads(config.to_toml())
+    for override in overrides:
+        if not override.strip().startswith(f"{section}."):
+            raise ConfigError(f"--set {override}: of a trained model only [{section}] can be set: {section}.KEY=VALUE")
+        _apply(table, override)
+    return parse_config(table, "--set")
+
+
 def parse_config(table: dict[str, Any], where: str) -> Config:
     """Validate a table as `tomllib` reads it. `where` names it in errors."""
     try:
         # Through JSON, because strict validation then takes an array for a tuple, as TOML writes it.
-        return TypeAdapter(Config).validate_json(json.dumps(_with_preset(table, where)), strict=True)
+        return _validator().validate_json(json.dumps(_with_preset(table, where)), strict=True)
     except ValidationError as error:
         raise ConfigError(_explain([dict(e) for e in error.errors()], where)) from None
     except TypeError as error:
         raise ConfigError(f"{where}: {error} (dates and times have no meaning here)") from None
+
+
+@cache
+def _validator() -> TypeAdapter[Config]:
+    return TypeAdapter(Config)
 
 
 def _with_preset(table: dict[str, Any], where: str) -> dict[str, Any]:
@@ -201,8 +221,8 @@ def _explain(errors: Sequence[dict[str, Any]], where: str) -> str:
 
 def _fault(error: dict[str, Any]) -> tuple[tuple[str, ...], str, str]:
     """(dotted path, what precedes the reason, the reason) of one pydantic error."""
-    *parents, last = error["loc"]
     if error["type"] == "unexpected_keyword_argument":
+        *parents, last = error["loc"]
         path, kinds = _resolve(parents)
         known = [f.name for kind in kinds for f in fields(kind)]
         return (*path, str(last)), "", f" is not a setting{_choices(str(last), list(dict.fromkeys(known)))}"
