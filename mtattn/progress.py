@@ -51,7 +51,7 @@ class Reporter:
     @contextmanager
     def bar(self, name: str, total: float | None) -> Iterator[Bar]:
         """Show one phase; `total` is the amount of work, None when it is unknown."""
-        if not self.console.is_terminal:
+        if not self.console.is_terminal or self.console.is_dumb_terminal:
             yield _PlainBar(self.console, name, total)
             return
         columns = (
