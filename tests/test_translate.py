@@ -1,0 +1,125 @@
+"""Translator: as many lines out as in, in order, each as if it were alone; blank stays blank; nothing is dropped."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtattn.decode import DecodeConfig
+from mtattn.model import PositionConfig, Transformer
+from mtattn.translate import Translator
+
+SHORT = {"max_len_ratio": 0.2, "max_len_extra": 4}
+any_lines = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=12), max_size=6
+)
+
+
+@pytest.fixture(scope="module")
+def model(make_model, tokenizer) -> Transformer:
+    return make_model(tokenizer.src_vocab_size, encoder_layers=1, decoder_layers=1)
+
+
+@pytest.fixture
+def lines(toy_lines) -> list[str]:
+    return toy_lines[0][:64]
+
+
+def outcomes(translator: Translator, lines: list[str]) -> list[tuple[list[str], list[float]]]:
+    return [
+        (translation.texts, [hypothesis.score for segment in translation.segments for hypothesis in segment.hypotheses])
+        for translation in translator.translate(lines)
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [{"beam_size": 1}, {"beam_size": 4, "nbest": 2}, {"search": "sample", "nbest": 2, "top_k": 10}]
+)
+@pytest.mark.parametrize("position", ["rotary", "t5", "learned"])
+def test_a_batch_of_one_equals_a_batch_of_64(make_model, tokenizer, lines, options, position):
+    model = make_model(tokenizer.src_vocab_size, position=PositionConfig(position, max_len=64), decoder_layers=1)
+    config = DecodeConfig(**SHORT, **options)
+    together = outcomes(Translator(model, tokenizer, config), lines)
+    alone = Translator(model, tokenizer, config)
+    for number, line in enumerate(lines[:5]):
+        # Blank lines before it give it the number, and so the random seed, that it has in the batch.
+        texts, scores = outcomes(alone, [""] * number + [line])[-1]
+        assert texts == together[number][0]
+        assert scores == pytest.approx(together[number][1], abs=1e-4)
+
+
+def test_order_is_kept_and_neighbours_do_not_matter(model, tokenizer, lines):
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=2, **SHORT))
+    lines = lines[:20]
+    forward = [t.text for t in translator.translate(lines)]
+    backward = [t.text for t in translator.translate(lines[::-1])]
+    assert forward == backward[::-1]
+    assert len(set(forward)) > len(lines) / 2  # the model does tell sentences apart
+
+
+@settings(max_examples=8)
+@given(any_lines)
+def test_as_many_lines_out_as_in(model, tokenizer, lines):
+    found = list(Translator(model, tokenizer, DecodeConfig(beam_size=2, **SHORT)).translate(lines))
+    assert len(found) == len(lines)
+    for line, translation in zip(lines, found, strict=True):
+        assert "\n" not in translation.text
+        assert "\r" not in translation.text
+        if not line.strip(" "):
+            assert translation.text == ""
+            assert translation.segments == []
+
+
+def test_blank_lines_among_others_stay_in_their_place(model, tokenizer, lines):
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, **SHORT))
+    mixed = ["", lines[0], "   ", lines[1], ""]
+    texts = [t.text for t in translator.translate(mixed)]
+    assert [texts[i] for i in (0, 2, 4)] == ["", "", ""]
+    assert [texts[1], texts[3]] == [t.text for t in translator.translate(lines[:2])]
+
+
+def test_no_line_gives_no_translation(model, tokenizer):
+    assert list(Translator(model, tokenizer, DecodeConfig()).translate([])) == []
+
+
+def test_a_line_too_long_is_split_and_said(model, tokenizer, lines):
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, **SHORT), max_len=40)
+    long = " ".join(lines[:10])
+    (translation,) = translator.translate([long])
+    assert translator.num_split == 1
+    assert len(translation.segments) > 1
+    assert all(len(segment.src_ids) <= 40 for segment in translation.segments)
+    covered = [i for segment in translation.segments for i in segment.src_ids[:-1]]
+    assert "".join(tokenizer.src_pieces(covered)) == "▁" + long.replace(" ", "▁")
+
+
+def test_blocks_change_nothing(model, tokenizer, lines, monkeypatch):
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, **SHORT))
+    whole = outcomes(translator, lines[:9])
+    monkeypatch.setattr("mtattn.translate.LINES_AHEAD", 3)
+    monkeypatch.setattr("mtattn.translate.BATCH_POSITIONS", 1)
+    counts: list[int] = []
+    assert [t.texts for t in translator.translate(lines[:9], counts.append)] == [texts for texts, _ in whole]
+    assert counts == list(range(1, 10))
+
+
+def test_the_mode_of_the_model_stays(make_model, tokenizer, lines):
+    model = make_model(tokenizer.src_vocab_size).train()
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, **SHORT))
+    first, second = ([t.text for t in translator.translate(lines[:5])] for _ in range(2))
+    assert first == second  # without dropout
+    assert model.training
+
+
+def test_hypotheses_have_the_models_log_probability(model, tokenizer, lines):
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=3, nbest=3, length_penalty=0.6, **SHORT))
+    (translation,) = translator.translate(lines[:1])
+    src = torch.tensor(tokenizer.encode_src(lines[:1]))
+    for hypothesis in translation.segments[0].hypotheses:
+        ids = [*hypothesis.ids, tokenizer.eos_id] if hypothesis.finished else hypothesis.ids
+        with torch.no_grad():
+            log_probs = model(src, torch.tensor([[tokenizer.bos_id, *ids[:-1]]])).log_softmax(-1)[0]
+        expected = log_probs[torch.arange(len(ids)), torch.tensor(ids)]
+        assert hypothesis.token_log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert hypothesis.log_prob == pytest.approx(expected.sum().item(), abs=1e-4)
+        assert hypothesis.score == pytest.approx(hypothesis.log_prob / len(ids) ** 0.6, abs=1e-5)
