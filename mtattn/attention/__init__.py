@@ -9,7 +9,6 @@ from .flex import block_mask
 from .functional import IMPLS, attend, attention_weights, chosen_impl
 from .masks import (
     MASKS,
-    Mask,
     causal,
     distance_windows,
     key_padding,
@@ -20,6 +19,7 @@ from .masks import (
 from .multihead import MultiHeadAttention
 from .norm import RMSNorm
 from .positions import POSITIONS, ALiBi, Learned, Position, Rotary, Sinusoidal, T5Bias
+from .predicate import Mask
 from .scores import SCORES
 from .textbook import Attention
 

@@ -1,8 +1,8 @@
 """Attention within a band by torch's fused kernels: time and memory grow as T w, not T^2.
 
 Where a mask keeps k - q within [low, high], as sliding windows do, the queries fall into blocks of c, and each block
-needs only the c + high - low keys around it. Those stretches of keys are overlapping views, never copies, so all blocks
-are one call of `F.scaled_dot_product_attention` with the block as a further batch axis (Longformer, Beltagy 2020).
+needs only the c + high - low keys around it. All blocks are one call of `F.scaled_dot_product_attention`, with the
+block as a further batch axis (Longformer, Beltagy 2020).
 
 Letters: B batch, H heads, T queries, S keys, E d_head; n blocks of c queries, w keys to a block.
 """
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import Dense, Mask
+from .predicate import Dense, Mask
 
 BLOCK = 128
 """c, the queries in a block: fewer read their shared keys too often, more compute too much outside the band."""
@@ -73,12 +73,12 @@ def pays_off(mask: Mask | Dense | None, num_keys: int) -> bool:
 
 
 def _stretches(x: Tensor, heads: int, low: int, blocks: int, width: int) -> Tensor:
-    # [B, Hkv, S, E] -> [B*H, n, w, E]: block i gets the keys i*c + low ..., zeros where there are none. Put together from
-    # shifted slices, because the backward of an overlapping view (unfold) is slower than all the rest.
+    # [B, Hkv, S, E] -> [B*H, n, w, E]: block i gets the keys i*c + low ..., zeros where there are none. Put together
+    # from shifted slices, because the backward of an overlapping view (unfold) is slower than all the rest.
     x = x.repeat_interleave(heads // x.shape[1], dim=1)  # [B, H, S, E]
     shifts = math.ceil(width / BLOCK)
     x = F.pad(x, (0, 0, -low, (blocks + shifts - 1) * BLOCK + low - x.shape[2])).flatten(0, 1)  # [B*H, (n+w/c-1)*c, E]
-    slices = [x[:, i * BLOCK : (i + blocks) * BLOCK].unflatten(1, (blocks, BLOCK)) for i in range(shifts)]
+    slices = [x[:, i * BLOCK : (i + blocks) * BLOCK].view(len(x), blocks, BLOCK, -1) for i in range(shifts)]
     return torch.cat(slices, dim=2)[:, :, :width]  # [B*H, n, w, E]
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .masks import NO_BAND, Dense, Mask
+from .predicate import NO_BAND, Dense, Mask
 from .reference import dot_product_scores, fold_groups
 
 BLOCK = 256

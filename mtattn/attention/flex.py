@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .masks import Dense, Mask
+from .predicate import Dense, Mask
 
 
 def flex(

@@ -17,7 +17,7 @@ from torch import Tensor
 from .banded import banded, pays_off
 from .chunked import chunked
 from .flex import flex
-from .masks import Dense, Mask
+from .predicate import Dense, Mask
 from .reference import dot_product_scores, masked_softmax, materialised, reference, weighted_sum
 from .sdpa import sdpa
 

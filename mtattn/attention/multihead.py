@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .functional import IMPLS, attend, attend_scores, attention_weights, weights_of_scores
-from .masks import Mask
 from .norm import RMSNorm
-from .positions import Position
+from .positions import Position, Rotary
+from .predicate import Mask
 from .scores import SCORES, Additive
 
 
@@ -59,6 +59,11 @@ class MultiHeadAttention(nn.Module):
         d_head = d_model // num_heads if d_head is None else d_head
         self.num_heads, self.num_kv_heads, self.d_head = num_heads, num_kv_heads, d_head
         self.dropout, self.impl, self.softcap = dropout, impl, softcap
+        if isinstance(position, Rotary) and 2 * len(position.frequencies) != d_head:
+            raise ValueError(
+                f"MultiHeadAttention: position is a Rotary of d_head = {2 * len(position.frequencies)}, "
+                f"but here d_head = {d_head}"
+            )
         self.score = SCORES[score](num_heads, num_kv_heads, d_head)
         self.position = position
         shared = self.score.shares_projection
@@ -90,8 +95,15 @@ class MultiHeadAttention(nn.Module):
 
         Returns:
             [B, T, D].
+
+        Raises:
+            ValueError: a shape does not fit, or both memory and cache are given.
         """
         self._check("x", x)
+        if memory is not None and cache is not None:
+            raise ValueError(
+                "MultiHeadAttention: memory and cache exclude each other; use cache=project_memory(memory)"
+            )
         reads_memory = cache is not None and cache.is_memory
         past = 0 if cache is None or reads_memory else len(cache)
         if positions is None and past:

@@ -183,6 +183,8 @@ class ALiBi(Position):
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
+        if num_heads < 1:
+            raise ValueError(f"ALiBi: num_heads must be at least 1, got {num_heads}")
         self.register_buffer("slopes", torch.tensor(_alibi_slopes(num_heads)), persistent=False)  # [H]
 
     @classmethod

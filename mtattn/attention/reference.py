@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import Dense, Mask
+from .predicate import Dense, Mask
 
 
 def reference(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .masks import Causal, Dense, Mask
+from .masks import Causal
+from .predicate import Dense, Mask
 
 
 def sdpa(
