@@ -12,6 +12,7 @@ size, on a GPU the allocator's peak. B * H = 8 and E = 64; layers have D = 256.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import resource
@@ -192,7 +193,7 @@ def bars(times: dict[str, dict[int, float]], memory: dict[str, dict[int, float]]
     for name in ("chunked", "reference"):
         steps = [
             f"{b}: {memory[name][b] / memory[name][a]:.2f}"
-            for a, b in zip(lengths, lengths[1:], strict=False)
+            for a, b in itertools.pairwise(lengths)
             if b == 2 * a and b in memory[name] and memory[name][a] > 1
         ]
         print(f"{name}, memory for each doubling of T (chunked at most 2.2, reference 4):  " + "  ".join(steps))
@@ -219,10 +220,10 @@ def main() -> None:
     memory: dict[str, dict[int, float]] = {name: {} for name in times}
     for length in lengths:
         for names in tables:
-            able = contestants(names, length, times, args)
-            for name, value in apart(seconds, able, length, args, device=args.device).items():
+            present = able(names, length, times, args)
+            for name, value in apart(seconds, present, length, args, device=args.device).items():
                 times[name][length] = value
-            for name in able:
+            for name in present:
                 memory[name][length] = apart(mebibytes, name, length, args, device=args.device)
     what = "forward" if args.forward else "forward + backward"
     print(f"{what}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")

@@ -103,13 +103,14 @@ class Mask:
         def build() -> Dense:
             self.check(num_queries, num_keys)
             dense = Dense(self.block(*(torch.arange(n, device=device) for n in (num_queries, num_keys))))
-            dense.drop_dead_if_none()
+            dense.drop_dead_if_none()  # on a GPU too: once for each mask, not once for each layer
             return dense
 
         return self.remember((num_queries, num_keys, torch.device(device)), build)
 
     def remember(self, key: Hashable, build: Callable[[], Dense]) -> Dense:
         """Return what `build` made for `key`, once for as long as no other key is asked for."""
+        key = (key, torch.is_inference_mode_enabled())  # what inference mode makes cannot be trained with later
         if self._remembered is None or self._remembered[0] != key:
             self._remembered = key, build()
         return self._remembered[1]

@@ -104,6 +104,15 @@ def test_a_mask_is_materialised_once_for_each_size():
     assert mask.dense(4, 4).allowed.equal(first.allowed)
 
 
+def test_a_mask_used_for_inference_can_still_be_trained_with():
+    mask, x = causal(), torch.randn(1, 1, 4, 4, requires_grad=True)
+    bias = torch.zeros(4, 4)
+    with torch.inference_mode():
+        attend(x, x, x, mask, bias)
+    attend(x, x, x, mask, bias).sum().backward()
+    assert x.grad is not None
+
+
 def test_axes_that_a_rule_ignores_stay_one():
     assert key_padding(KEEP).dense(T, S).allowed.shape == (B, 1, 1, S)
     assert causal().dense(T, S).allowed.shape == (1, 1, T, S)
