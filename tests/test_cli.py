@@ -1,0 +1,222 @@
+"""The command line's contract, in process: exit codes, one output line for each input line, help without torch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_config, train_tiny, write_corpus
+
+import mtattn.cli
+from mtattn.config import load_config
+from mtattn.errors import (
+    ConfigError,
+    CorpusError,
+    DivergedError,
+    FileError,
+    ModelError,
+    MtattnError,
+    RunInUseError,
+)
+from mtattn.interrupts import Interrupted
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        train_tiny(tiny_config(write_corpus(folder / "corpus")), folder / "run")
+        yield folder / "run"
+
+
+@pytest.fixture
+def mtattn_(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Call the program in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mtattn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            mtattn.cli.main()
+        return int(left.value.code or 0), *capfd.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MtattnError("x"), 1),
+        (ConfigError("x"), 2),
+        (ModelError("x"), 3),
+        (FileError("x"), 4),
+        (RunInUseError("x"), 5),
+        (DivergedError("x"), 6),
+        (CorpusError("x"), 7),
+        (PermissionError(13, "Permission denied", "some/file"), 4),
+        (ZeroDivisionError("x"), 1),
+        (Interrupted(143), 143),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_every_error_has_its_exit_code_and_one_line(
+    error: BaseException, code: int, mtattn_: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mtattn.config.load_config", fail)
+    exit_code, out, err = mtattn_("train", "toy", "--dry-run")
+    assert (exit_code, out) == (code, "")
+    if isinstance(error, Exception):
+        assert err.startswith("error: ") and err.count("\n") == 1
+    if isinstance(error, PermissionError):
+        assert err == "error: some/file: Permission denied\n"
+    if isinstance(error, ZeroDivisionError):
+        assert err == "error: unexpected ZeroDivisionError: x; --debug shows where, please report it\n"
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["mtattn", "--debug", "train", "toi"])
+    with pytest.raises(ConfigError, match="did you mean 'toy'"):
+        mtattn.cli.main()
+
+
+def test_a_dry_run_prints_a_config_that_reads_back(mtattn_: Run, tmp_path: Path) -> None:
+    code, out, err = mtattn_("train", "toy", "--dry-run", "--set", "train.max_epochs=3")
+    assert (code, err) == (0, "")
+    (tmp_path / "resolved.toml").write_text(out)
+    assert load_config("resolved.toml") == load_config("toy", ["train.max_epochs=3"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_last_override_wins(mtattn_: Run) -> None:
+    _, out, _ = mtattn_("train", "--dry-run", "--set", "train.seed=3", "--set", "train.seed=4")
+    assert "seed = 4\n" in out and "seed = 3\n" not in out
+
+
+def test_files_need_no_config(mtattn_: Run) -> None:
+    files = ["--src-file", "a b.en", "--tgt-file", "x.de", "--dev-src", "d.en", "--dev-tgt", "d.de"]
+    code, out, _ = mtattn_("train", *files, "--dry-run")
+    assert code == 0
+    data = load_config(None, ['data.train={path="a b.en",target="x.de"}', 'data.dev={path="d.en",target="d.de"}'])
+    Path("resolved.toml").write_text(out)
+    assert load_config("resolved.toml") == data
+
+
+NASTY = [
+    b"a b c",
+    b"",
+    b"   ",
+    "a\u2028b".encode(),
+    "a\u0085b".encode(),
+    b"a\x0bb\x0cc\x00d",
+    b"\xff\xfe bad",
+    b"a b\r",
+    "\U0001f600 \u4e2d\u6587".encode(),
+    b"\t",
+    b"a " * 200,
+]
+
+
+def test_as_many_lines_out_as_in(mtattn_: Run, trained: Path) -> None:
+    Path("in.txt").write_bytes(b"\xef\xbb\xbf" + b"\n".join(NASTY) + b"\n")
+    code, _, err = mtattn_("translate", trained, "in.txt", "-o", "out.txt", "--beam", 2)
+    assert code == 0
+    lines = Path("out.txt").read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    assert len(lines) == len(NASTY)
+    assert [i for i, line in enumerate(lines) if line == b""] >= [1, 2]
+    assert lines[1] == lines[2] == b""
+    assert "in.txt: 1 lines are not valid UTF-8 (first line 7)" in err
+
+
+def test_a_line_does_not_depend_on_its_neighbours(mtattn_: Run, trained: Path) -> None:
+    lines = ["a b c", "d e f g h", "h", "a a a a a a"]
+    Path("in.txt").write_text("\n".join(lines))  # the last line has no end
+    _, together, _ = mtattn_("translate", trained, "in.txt")
+    alone = []
+    for line in lines:
+        Path("one.txt").write_text(f"{line}\n")
+        alone.append(mtattn_("translate", trained, "one.txt")[1])
+    assert "".join(alone) == together
+
+
+def test_empty_input_gives_empty_output(mtattn_: Run, trained: Path) -> None:
+    Path("in.txt").write_bytes(b"")
+    assert mtattn_("translate", trained, "in.txt")[:2] == (0, "")
+
+
+def test_nbest_and_json(mtattn_: Run, trained: Path) -> None:
+    Path("in.txt").write_text("a b c\n\n")
+    code, out, _ = mtattn_("translate", trained, "in.txt", "--nbest", 3, "--json")
+    first, blank = map(json.loads, out.splitlines())
+    assert code == 0
+    scores = [hypothesis["score"] for hypothesis in first["hypotheses"]]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    assert first["text"] == first["hypotheses"][0]["text"]
+    assert (blank["text"], blank["hypotheses"]) == ("", [])
+    _, plain, _ = mtattn_("translate", trained, "in.txt", "--nbest", 3)
+    assert plain.split("\n")[0].split("\t") == [hypothesis["text"] for hypothesis in first["hypotheses"]]
+
+
+def test_force_replaces_the_output(mtattn_: Run, trained: Path) -> None:
+    Path("in.txt").write_text("a b\n")
+    Path("out.txt").write_text("old\nold\n")
+    assert mtattn_("translate", trained, "in.txt", "-o", "out.txt", "--force")[0] == 0
+    assert Path("out.txt").read_bytes().count(b"\n") == 1
+
+
+def test_a_missing_input_leaves_no_output_file(mtattn_: Run, trained: Path) -> None:
+    assert mtattn_("translate", trained, "nowhere", "-o", "out.txt")[0] == 4
+    assert not Path("out.txt").exists()
+
+
+def test_a_released_model_can_be_moved_anywhere(mtattn_: Run, trained: Path) -> None:
+    Path("in.txt").write_text("a b c\nh g\n")
+    _, expected, _ = mtattn_("translate", trained, "in.txt")
+    (Path("moved")).mkdir()
+    for path in (trained / "model").iterdir():
+        (Path("moved") / path.name).write_bytes(path.read_bytes())
+    assert mtattn_("translate", "moved", "in.txt")[:2] == (0, expected)
+
+
+def test_eval_prints_one_json_object(mtattn_: Run, trained: Path) -> None:
+    code, out, _ = mtattn_("eval", trained, "--split", "dev", "--json")
+    scores = json.loads(out)
+    assert code == 0
+    assert set(scores) == {"bleu", "chrf", "ter", "signature", "num_sentences", "seconds"}
+    assert set(scores["signature"]) == {"bleu", "chrf", "ter"}
+    assert scores["num_sentences"] == 4 and scores["seconds"] >= 0
+
+
+def test_eval_of_a_perfect_translation(mtattn_: Run, trained: Path) -> None:
+    Path("src").write_text("a b c d e\nh g f e d\n")
+    _, out, _ = mtattn_("translate", trained, "src", "--beam", 1)
+    Path("ref").write_text(out)
+    code, out, _ = mtattn_("eval", trained, "--src-file", "src", "--ref-file", "ref", "--beam", 1)
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["bleu", "chrf", "ter"]
+    assert [float(line.split()[1]) for line in lines[:3]][1:] == [100.0, 0.0]
+    assert all("version:" in line for line in lines[:3])
+    assert lines[3].startswith("2 sentences in ")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "torch", "datasets", "sentencepiece", "sacrebleu", "matplotlib", "numpy", "pydantic"
+    code = (
+        "import sys\nfrom mtattn.cli import main\nsys.argv = ['mtattn', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stderr == "[]\n"
+    assert all(command in found.stdout for command in ("train", "translate", "eval"))
