@@ -1,6 +1,7 @@
 """Batching: every pair once an epoch, within the budget, the same from any position; nothing lost in padding."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -165,12 +166,18 @@ def test_sampling_differs_between_epochs(tokenizer, toy_lines):
     assert any(other != first for other in others)
 
 
-def test_plans_asked_for_by_two_threads_are_not_confused(batches):
+def test_plans_asked_for_by_several_threads_are_not_confused(batches, monkeypatch):
     expected = [[batch.tolist() for batch in batches.plan(epoch)] for epoch in range(3)]
     wrong: list[int] = []
 
+    def slowly(*args, **options):
+        time.sleep(0.001)  # lets another thread in
+        return plan_epoch(*args, **options)
+
+    monkeypatch.setattr("mtattn.batching.plan_epoch", slowly)
+
     def ask(epoch: int) -> None:
-        for turn in range(60):
+        for turn in range(20):
             asked = (epoch + turn) % 3
             if [batch.tolist() for batch in batches.plan(asked)] != expected[asked]:
                 wrong.append(asked)
