@@ -154,9 +154,7 @@ def apart(function: Callable[..., object], *arguments: object, device: str) -> o
         return pool.apply(function, arguments)
 
 
-def contestants(
-    names: list[str], length: int, times: dict[str, dict[int, float]], args: argparse.Namespace
-) -> list[str]:
+def able(names: list[str], length: int, times: dict[str, dict[int, float]], args: argparse.Namespace) -> list[str]:
     """Those that can run this length at all, and were not too slow before."""
     out = {"flex"} if args.device == "cpu" and (not args.forward or length > 2048) else set()
     return [n for n in names if n not in out and (not times[n] or max(times[n].values()) < SLOWEST)]

@@ -101,9 +101,7 @@ class MultiHeadAttention(nn.Module):
         """
         self._check("x", x)
         if memory is not None and cache is not None:
-            raise ValueError(
-                "MultiHeadAttention: memory and cache exclude each other; use cache=project_memory(memory)"
-            )
+            raise ValueError("MultiHeadAttention: give memory or cache, not both")
         reads_memory = cache is not None and cache.is_memory
         past = 0 if cache is None or reads_memory else len(cache)
         if positions is None and past:

@@ -214,7 +214,7 @@ BAD = {
     "rotary of another d_head": (lambda: MultiHeadAttention(32, 4, position=Rotary(16)), "a Rotary of d_head = 16"),
     "memory twice": (
         lambda: MultiHeadAttention(32, 4)(x, x, cache=KVCache()),
-        "memory and cache not both",
+        "memory or cache, not both",
     ),
 }
 
