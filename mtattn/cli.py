@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,6 +99,11 @@ def translate(
     beam: BeamOption = None,
     nbest: Annotated[int | None, typer.Option("--nbest", help="Translations of each line.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with scores.")] = False,
+    set_: Annotated[list[str], typer.Option("--set", metavar="decode.K=V", help="Search otherwise; repeatable.")] = [],  # noqa: B006
+    prefix: Annotated[Path | None, typer.Option(help="Line n: how translation n starts; empty: as it likes.")] = None,
+    glossary: Annotated[Path | None, typer.Option(help="Terms to use: source term, tab, target term a line.")] = None,
+    ensemble: Annotated[list[Path], typer.Option(metavar="RUN", help="Average with this model; repeatable.")] = [],  # noqa: B006
+    mbr: Annotated[int | None, typer.Option(metavar="N", help="Of N candidates, take the one most like all.")] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Translate text line by line: as many lines out as in, in order."""
@@ -106,20 +111,23 @@ def translate(
     from mtattn.render import as_json as to_json
     from mtattn.render import as_text
     from mtattn.textio import open_lines, open_output
-    from mtattn.translate import load_translator
+    from mtattn.translate_options import make_translator
 
     report = Reporter()
-    translator = load_translator(run, _device(device), beam=beam, nbest=nbest)
+    translator = make_translator(
+        run, _device(device), beam=beam, nbest=nbest, overrides=set_, ensemble=ensemble, glossary=glossary, mbr=mbr
+    )
     with (
         _reader_may_leave(),
         open_lines(input, report) as lines,
+        open_lines(prefix, report) if prefix else nullcontext() as prefixes,
         open_output(output, input, force=force) as write,
         report.bar("translating", None) as bar,
     ):
-        for translation in translator.translate(lines, bar.advance):
+        for translation in translator.translate(lines, bar.advance, prefixes):
             write(to_json(translation, translator) if as_json else as_text(translation))
-    if translator.num_split:
-        report.note(f"{translator.num_split} lines of over {translator.max_len} pieces were split at sentence ends")
+    for note in translator.notes():
+        report.note(note)
 
 
 @app.command()

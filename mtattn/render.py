@@ -20,7 +20,8 @@ def as_json(translation: Translation, translator: Translator) -> str:
     A line that was split has the hypotheses of each part, in `segments`.
     """
     segments = [_describe(segment, translator) for segment in translation.segments]
-    flags = sorted({flag for segment in segments for flag in segment[0]["flags"]})
+    described = {flag for segment in segments for flag in segment[0]["flags"]}
+    flags = sorted(described.union(*(segment.flags for segment in translation.segments)))
     out: dict[str, Any] = {"text": translation.text, "flags": flags}
     if len(segments) > 1:
         out["flags"] = sorted([*flags, "split"])

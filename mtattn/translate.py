@@ -4,16 +4,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from mtattn.batching import pad
 from mtattn.checkpoint import load_model
+from mtattn.config import with_overrides
 from mtattn.corpus import DataConfig
-from mtattn.decode import DecodeConfig, Hypothesis, search
+from mtattn.decode import DecodeConfig, Hypothesis, Step, search
 from mtattn.errors import ConfigError
 from mtattn.model import Transformer, evaluating
+from mtattn.prefix import paired
+from mtattn.processors import ForcedPrefix, Processor
 from mtattn.segments import split_long
 from mtattn.tokenizer import Tokenizer
 
@@ -22,12 +26,26 @@ BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated
 
 
 @dataclass(frozen=True)
+class Part:
+    """What is searched as one: a line, or a part of one that was too long."""
+
+    line: int  # which line of the input, from 0
+    text: str
+    src_ids: list[int]  # of text, ended by EOS
+    prefix: list[int] = field(default_factory=list)  # target ids that its translations start with
+
+
+@dataclass(frozen=True)
 class Segment:
-    """A line, or a part of one that was too long: its ids and texts, and its hypotheses, best first."""
+    """The translations of one Part: its ids, its hypotheses, best first, their texts, and what is wrong with the best.
+
+    flags: "prefix-missed" (the forced start did not fit), and what the translator's `refine` adds.
+    """
 
     src_ids: list[int]
     hypotheses: list[Hypothesis]
     texts: list[str]
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -49,15 +67,39 @@ class Translation:
         return self.texts[0]
 
 
+Search = Callable[[Sequence[Part], Sequence[Processor]], list[Segment]]
+"""Searches parts together; what each gets is what it would get alone. The processors know the parts by their place."""
+
+
+class Refine(Protocol):
+    """What is done to the outcome of a search before anyone sees it: hypotheses chosen otherwise, or more searched."""
+
+    def __call__(self, parts: Sequence[Part], segments: Sequence[Segment], search: Search) -> Sequence[Segment]:
+        """A segment for each part, in order, from those that the search found."""
+
+    def report(self) -> str:
+        """What the user should know when all is done; "" for nothing."""
+
+
 def load_translator(
-    run: Path, device: torch.device, *, beam: int | None = None, nbest: int | None = None
+    run: Path,
+    device: torch.device,
+    *,
+    beam: int | None = None,
+    nbest: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> "Translator":
     """The model of a run directory or released model, searching as its config says unless told otherwise.
 
+    Args:
+        beam, nbest: instead of the config's; nbest alone widens a beam that is narrower.
+        overrides: "decode.key=value" each.
+
     Raises:
-        ModelError: no usable model there. ConfigError: beam or nbest is not allowed.
+        ModelError: no usable model there. ConfigError: beam, nbest or an override is not allowed.
     """
     model, tokenizer, config = load_model(run)
+    config = with_overrides(config, overrides, "decode")
     asked: dict[str, Any] = {"beam_size": beam, "nbest": nbest}
     if nbest is not None and beam is None:
         asked["beam_size"] = max(nbest, config.decode.beam_size)
@@ -79,7 +121,10 @@ class Translator:
         trained_on: the corpora that the model's config names.
 
     Attributes:
+        start: source ids [N, S] to a decoding step; the model's own unless replaced (see mtattn.ensemble).
+        refine: applied to what each search found, in this order (see mtattn.glossary and mtattn.mbr).
         num_split: lines that were too long so far.
+        num_prefix_missed: forced prefixes so far that the search's limits did not let be written.
     """
 
     def __init__(
@@ -94,10 +139,15 @@ class Translator:
         self.model, self.tokenizer, self.config, self.max_len = model, tokenizer, config, max_len
         self.trained_on = trained_on or DataConfig()
         self.device = next(model.parameters()).device
-        self.num_split = 0
+        self.start: Callable[[Tensor], Step] = model.start
+        self.refine: list[Refine] = []
+        self.num_split = self.num_prefix_missed = 0
 
     def translate(
-        self, lines: Iterable[str], done: Callable[[int], None] = lambda count: None
+        self,
+        lines: Iterable[str],
+        done: Callable[[int], None] = lambda count: None,
+        prefixes: Iterable[str] | None = None,
     ) -> Iterator[Translation]:
         """Translate each line; as many come out as go in, in order, and a blank line comes out blank.
 
@@ -106,60 +156,89 @@ class Translator:
         Args:
             lines: without line ends.
             done: told now and then how many lines, and parts of long ones, have been translated.
+            prefixes: how the translation of each line has to start, as many as lines; blank: freely.
+
+        Raises:
+            CorpusError: not as many prefixes as lines.
         """
-        lines = iter(lines)
+        pairs = ((line, "") for line in lines) if prefixes is None else paired(lines, prefixes)
         before = finished = 0
-        while block := list(islice(lines, LINES_AHEAD)):
-            parts, owners = self._split(block)
+        while block := list(islice(pairs, LINES_AHEAD)):
+            parts = self._split(block, before)
             segments: list[Segment | None] = [None] * len(parts)
             for numbers in self._batches(parts):
-                found = self._search([parts[i] for i in numbers], [before + owners[i] for i in numbers])
-                for number, segment in zip(numbers, found, strict=True):
+                for number, segment in zip(numbers, self._refined([parts[i] for i in numbers]), strict=True):
                     segments[number] = segment
                 finished += len(numbers)
                 done(finished)
             translations = [Translation() for _ in block]
-            for owner, segment in zip(owners, segments, strict=True):
+            for part, segment in zip(parts, segments, strict=True):
                 if segment is not None:
-                    translations[owner].segments.append(segment)
+                    translations[part.line - before].segments.append(segment)
             before += len(block)
             yield from translations
 
-    def _split(self, block: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """The ids of each line, of each part where a line is too long; and the line that each belongs to."""
-        parts, owners = list[list[int]](), list[int]()
-        for number, (line, ids) in enumerate(zip(block, self.tokenizer.encode_src(block), strict=True)):
+    def _split(self, block: Sequence[tuple[str, str]], before: int) -> list[Part]:
+        """What to search for these (line, prefix), the first of which is line number `before`, in order."""
+        parts = list[Part]()
+        encoded = self.tokenizer.encode_src([line for line, _ in block])
+        for number, ((line, start), ids) in enumerate(zip(block, encoded, strict=True), start=before):
+            prefix = self.tokenizer.encode_tgt([start])[0][:-1] if start else []
             if len(ids) <= self.max_len:
-                parts.append(ids)
-                owners.append(number)
+                parts.append(Part(number, line, ids, prefix))
                 continue
             self.num_split += 1
-            cut = split_long(line, lambda text: len(self.tokenizer.encode_src([text])[0]), self.max_len)
-            parts.extend(self.tokenizer.encode_src(cut))
-            owners.extend([number] * len(cut))
-        return parts, owners
+            texts = split_long(line, lambda text: len(self.tokenizer.encode_src([text])[0]), self.max_len)
+            cut = [Part(number, *part) for part in zip(texts, self.tokenizer.encode_src(texts), strict=True)]
+            parts.extend([replace(cut[0], prefix=prefix), *cut[1:]])
+        return parts
 
-    def _batches(self, ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    def _batches(self, parts: Sequence[Part]) -> Iterator[list[int]]:
         """Numbers of what is not blank (EOS alone), those of like length together, the longest first."""
-        filled = sorted((i for i in range(len(ids)) if len(ids[i]) > 1), key=lambda i: -len(ids[i]))
+        lens = [len(part.src_ids) for part in parts]
+        filled = sorted((i for i in range(len(parts)) if lens[i] > 1), key=lambda i: -lens[i])
         start = 0
         while start < len(filled):
-            count = max(1, BATCH_POSITIONS // (len(ids[filled[start]]) * self.config.width))
+            count = max(1, BATCH_POSITIONS // (lens[filled[start]] * self.config.width))
             yield filled[start : start + count]
             start += count
 
-    def _search(self, ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Segment]:
-        src = pad(ids, self.tokenizer.pad_id).to(self.device)  # [N, S]
-        src_lens = torch.tensor([len(row) for row in ids], device=self.device)  # [N]
+    def notes(self) -> list[str]:
+        """What the user should know about the lines translated so far."""
+        found = [refine.report() for refine in self.refine]
+        if self.num_split:
+            found.append(f"{self.num_split} lines of over {self.max_len} pieces were split at sentence ends")
+        if self.num_prefix_missed:
+            found.append(f"warning: {self.num_prefix_missed} prefixes did not fit into what [decode] allows")
+        return [note for note in found if note]
+
+    def _refined(self, parts: Sequence[Part]) -> Sequence[Segment]:
+        found: Sequence[Segment] = self.search(parts)
+        self.num_prefix_missed += sum("prefix-missed" in segment.flags for segment in found)
+        for refine in self.refine:
+            found = refine(parts, found, self.search)
+        return found
+
+    def search(self, parts: Sequence[Part], processors: Sequence[Processor] = ()) -> list[Segment]:
+        """Search some parts together, none of them blank; `processors` know them by their place among these."""
+        src = pad([part.src_ids for part in parts], self.tokenizer.pad_id).to(self.device)  # [N, S]
+        src_lens = torch.tensor([len(part.src_ids) for part in parts], device=self.device)  # [N]
+        if any(part.prefix for part in parts):
+            processors = [*processors, ForcedPrefix([part.prefix for part in parts])]
         with evaluating(self.model):
             found = search(
-                self.model.start(src),
+                self.start(src),
                 src_lens,
                 self.config,
                 bos_id=self.tokenizer.bos_id,
                 eos_id=self.tokenizer.eos_id,
                 pad_id=self.tokenizer.pad_id,
-                seeds=seeds,
+                processors=processors,
+                seeds=[part.line for part in parts],
             )
-        texts = [[self.tokenizer.decode(hypothesis.ids) for hypothesis in nbest] for nbest in found]
-        return [Segment(*segment) for segment in zip(ids, found, texts, strict=True)]
+        return [self._segment(part, hypotheses) for part, hypotheses in zip(parts, found, strict=True)]
+
+    def _segment(self, part: Part, hypotheses: list[Hypothesis]) -> Segment:
+        texts = [self.tokenizer.decode(hypothesis.ids) for hypothesis in hypotheses]
+        starts = hypotheses[0].ids[: len(part.prefix)] == part.prefix
+        return Segment(part.src_ids, hypotheses, texts, frozenset() if starts else frozenset({"prefix-missed"}))

@@ -1,0 +1,210 @@
+"""A glossary: where a source term stands in a line, its target term has to stand in the translation, as whole words.
+
+Lines whose best translation lacks a term are searched again, once for each place between two of its words: up to there
+the translation is forced, then comes the term, and the search goes on freely. What scores best wins. So the search
+itself knows of no terms (as that of Post & Vilar 2018 does, https://arxiv.org/abs/1804.06609), and since the end of the
+translation is one of the places, a term is missing only where the limits on length leave no room for it.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mtattn.decode import Hypothesis
+from mtattn.errors import ConfigError, FileError
+from mtattn.tokenizer import Tokenizer
+from mtattn.translate import Part, Search, Segment
+
+WORD = re.compile(r"\w+")
+BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One line of a glossary.
+
+    in_source: finds the source term, in capitals or not. in_target: finds the target term as it is written, or with a
+    capital where a translation starts. ids: the target term's.
+    """
+
+    source: str
+    in_source: re.Pattern[str]
+    in_target: re.Pattern[str]
+    ids: list[int]
+
+    def met(self, text: str) -> bool:
+        """Whether a translation has the target term, as whole words."""
+        return self.in_target.search(text) is not None
+
+
+class Glossary:
+    """Terms, and how many of them translations had; a `Refine` of the Translator.
+
+    Args:
+        terms: each source term once.
+        tokenizer: the model's.
+
+    Attributes:
+        num_asked: terms that translations had to have so far: each counts once a line (or part of a long one).
+        num_free: those that the search found by itself.
+        num_met: those that the translations have.
+    """
+
+    def __init__(self, terms: Sequence[Term], tokenizer: Tokenizer) -> None:
+        self._by_word: dict[str, list[Term]] = defaultdict(list)  # by the first word; "" where there is none
+        for term in terms:
+            self._by_word[_first_word(term.source)].append(term)
+        pieces = tokenizer.tgt_pieces(range(tokenizer.tgt_vocab_size))
+        self._continues = [WORD.match(piece) is not None or bool(BYTE_PIECE.fullmatch(piece)) for piece in pieces]
+        self.num_asked = self.num_free = self.num_met = 0
+
+    def terms_in(self, text: str) -> list[Term]:
+        """The terms that stand in a source text, in its order; of those that overlap the first and longest."""
+        words = {"", *(word.casefold() for word in WORD.findall(text))}
+        spans = [
+            (match.start(), -match.end(), term)
+            for word in words
+            for term in self._by_word.get(word, ())
+            for match in term.in_source.finditer(text)
+        ]
+        found, end = dict[str, Term](), 0
+        for start, negated_end, term in sorted(spans, key=lambda span: span[:2]):
+            if start >= end:
+                found[term.source] = term
+                end = -negated_end
+        return list(found.values())
+
+    def __call__(self, parts: Sequence[Part], segments: Sequence[Segment], search: Search) -> list[Segment]:
+        """The segments, those that lacked terms searched again; flagged "glossary-missed" if that did not help."""
+        return [self._with_terms(part, segment, search) for part, segment in zip(parts, segments, strict=True)]
+
+    def _with_terms(self, part: Part, free: Segment, search: Search) -> Segment:
+        terms = self.terms_in(part.text)
+        segment = free
+        for term in terms:
+            kept = [other for other in terms if other.met(segment.texts[0])]
+            if term not in kept:
+                segment = self._inserted(part, segment, [term], kept, search) or segment
+        if not all(term.met(segment.texts[0]) for term in terms):  # the first terms left the others no room
+            segment = self._inserted(part, free, terms, [], search) or segment
+        met = [term for term in terms if term.met(segment.texts[0])]
+        self.num_asked += len(terms)
+        self.num_free += sum(term.met(free.texts[0]) for term in terms)
+        self.num_met += len(met)
+        as_good = [i for i, text in enumerate(segment.texts) if all(term.met(text) for term in met)]
+        return replace(
+            segment,
+            hypotheses=[segment.hypotheses[i] for i in as_good],
+            texts=[segment.texts[i] for i in as_good],
+            flags=segment.flags if len(met) == len(terms) else segment.flags | {"glossary-missed"},
+        )
+
+    def _inserted(
+        self, part: Part, segment: Segment, terms: Sequence[Term], kept: Sequence[Term], search: Search
+    ) -> Segment | None:
+        """With these terms, one after the other, and still with `kept`, in each hypothesis; None: no room."""
+        ids, new = segment.hypotheses[0].ids, [i for term in terms for i in term.ids]
+        places = [t for t in range(len(part.prefix), len(ids)) if not (t and self._continues[ids[t]])] + [len(ids)]
+        starts = [[*ids[:t], *new] for t in places]
+        whole = WordEnd([len(start) for start in starts], self._continues)
+        found = search([replace(part, prefix=start) for start in starts], [whole])
+        return _best([segment, *found], [*terms, *kept])
+
+    def report(self) -> str:
+        """The hit rate, for people."""
+        share = f" ({100 * self.num_met / self.num_asked:.1f} %)" if self.num_asked else ""
+        return (
+            f"glossary: {self.num_met} of {self.num_asked} terms{share} stand in the translations; "
+            f"{self.num_free} did by themselves"
+        )
+
+
+class WordEnd:
+    """Makes a word of each target end at a given place (see `mtattn.processors.Processor`).
+
+    Args:
+        lengths: for each sentence, the tokens before that place.
+        continues: [V] bool, which tokens would go on with a word.
+    """
+
+    def __init__(self, lengths: Sequence[int], continues: Sequence[bool]) -> None:
+        self.lengths, self.continues = torch.tensor(lengths), torch.tensor(continues)
+
+    def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
+        self.lengths, self.continues = self.lengths.to(logits.device), self.continues.to(logits.device)
+        here = self.lengths[sentences] == history.size(2)  # [N]
+        return logits.masked_fill_(here[:, None, None] & self.continues, -torch.inf)
+
+
+def _best(segments: Sequence[Segment], terms: Sequence[Term]) -> Segment | None:
+    """The first segment with the best of all hypotheses that have the terms: finished ones first, then by score.
+
+    As many as it had, each text once; None where no hypothesis has the terms.
+    """
+    pool = [
+        (hypothesis, text)
+        for segment in segments
+        for hypothesis, text in zip(segment.hypotheses, segment.texts, strict=True)
+        if all(term.met(text) for term in terms)
+    ]
+    if not pool:
+        return None
+    best = dict[str, Hypothesis]()
+    for hypothesis, text in sorted(pool, key=lambda pair: (not pair[0].finished, -pair[0].score)):
+        best.setdefault(text, hypothesis)
+    count = len(segments[0].texts)
+    return replace(segments[0], hypotheses=list(best.values())[:count], texts=list(best)[:count])
+
+
+def load_glossary(path: Path, tokenizer: Tokenizer) -> Glossary:
+    """Read a glossary: a line a term, the source term, a tab, the target term; blank lines are skipped.
+
+    Raises:
+        FileError: it cannot be read. ConfigError: a line is not UTF-8 or not two terms, repeats a source term, or has a
+            target term that the tokenizer cannot write.
+    """
+    try:
+        raw_lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from None
+    terms, first = list[Term](), dict[str, int]()
+    for number, raw in enumerate(raw_lines, start=1):
+        if not raw.strip():
+            continue
+        where = f"{path}:{number}"
+        term = _parse(raw, where, tokenizer)
+        if first.setdefault(term.source.casefold(), number) != number:
+            raise ConfigError(f"{where}: {term.source!r} stands at line {first[term.source.casefold()]} already")
+        terms.append(term)
+    return Glossary(terms, tokenizer)
+
+
+def _parse(raw: bytes, where: str, tokenizer: Tokenizer) -> Term:
+    try:
+        fields = raw.decode("utf-8").split("\t")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: not valid UTF-8") from None
+    source, target = (" ".join(field.split()) for field in fields) if len(fields) == 2 else ("", "")
+    if not source or not target:
+        raise ConfigError(f"{where}: expected a source term, one tab and a target term")
+    ids = tokenizer.encode_tgt([target])[0][:-1]
+    if (spelled := tokenizer.decode(ids)) != target:
+        raise ConfigError(f"{where}: the tokenizer cannot spell {target!r}: it would write {spelled!r}")
+    at_start = f"|^{re.escape(target[:1].upper() + target[1:])}"
+    in_source = r"\s+".join(re.escape(word) for word in source.split())
+    return Term(source, _whole(in_source, re.IGNORECASE), _whole(re.escape(target) + at_start), ids)
+
+
+def _whole(pattern: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
+    """Matches where no letter, digit or underscore stands right before or after."""
+    return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", flags)
+
+
+def _first_word(text: str) -> str:
+    match = WORD.search(text)
+    return match[0].casefold() if match else ""

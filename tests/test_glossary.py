@@ -1,0 +1,172 @@
+"""Terms are found in sources and stand in translations as whole words, or the line says that they do not."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtattn.decode import DecodeConfig
+from mtattn.errors import ConfigError, FileError
+from mtattn.glossary import Glossary, WordEnd, load_glossary
+from mtattn.tokenizer import TokenizerConfig, train_tokenizer
+from mtattn.translate import Translator
+
+
+def written(folder: Path, *terms: str) -> Path:
+    path = folder / "terms.tsv"
+    path.write_text("".join(f"{term}\n" for term in terms), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def glossary_of(tmp_path, tokenizer):
+    return lambda *terms: load_glossary(written(tmp_path, *terms), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The apple is red.", ["apple"]),
+        ("Apple, APPLE", ["apple"]),
+        ("apples and pineapple", []),
+        ("an apple tree", ["apple tree"]),  # the longest wins
+        ("an apple tree and an apple", ["apple tree", "apple"]),
+        ("C++ beats C", ["C++"]),
+        ("C+++", ["C++"]),
+        ("a → b", ["→"]),
+        ("apple\ttree", ["apple tree"]),
+        ("an apple_tree", []),
+        ("Äpfel sind rot", ["äpfel"]),
+        ("", []),
+    ],
+)
+def test_terms_are_found_as_whole_words(glossary_of, text, expected):
+    glossary = glossary_of("apple\tApfel", "apple tree\tApfelbaum", "C++\tC++", "→\t→", "äpfel\tapples", "tree\tBaum")
+    assert [term.source for term in glossary.terms_in(text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "text", "met"),
+    [
+        ("Hund", "ein Hund, ja", True),
+        ("Hund", "Hund", True),
+        ("Hund", "Hunde", False),
+        ("Hund", "ein hund", False),
+        ("Hund", "Schäferhund", False),
+        ("große Hund", "der große Hund.", True),
+        ("der", "Der Hund", True),  # a capital where the translation starts
+        ("der", "Ja, Der Hund", False),
+    ],
+)
+def test_a_term_is_met_as_whole_words(glossary_of, target, text, met):
+    (term,) = glossary_of(f"dog\t{target}").terms_in("dog")
+    assert term.met(text) is met
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("dog", "expected a source term, one tab and a target term"),
+        ("dog\t", "expected a source term, one tab and a target term"),
+        ("\tHund", "expected a source term, one tab and a target term"),
+        ("dog\tHund\tnoun", "expected a source term, one tab and a target term"),
+        ("Cat\tKater", "'Cat' stands at line 1 already"),
+    ],
+)
+def test_a_bad_line_is_named(glossary_of, line, why):
+    with pytest.raises(ConfigError, match=rf"terms\.tsv:3: {re.escape(why)}$"):
+        glossary_of("cat\tKatze", "", line)
+
+
+def test_what_cannot_be_spelled_or_read_is_named(tmp_path, toy_lines, tokenizer):
+    folding, _ = train_tokenizer(*toy_lines, TokenizerConfig(vocab_size=600))  # NFKC takes the ligature apart
+    with pytest.raises(ConfigError, match=r"terms\.tsv:2: the tokenizer cannot spell 'ﬁnal': it would write 'final'"):
+        load_glossary(written(tmp_path, "a\tb", "final\tﬁnal"), folding)
+    with pytest.raises(FileError, match=r"nowhere\.tsv: cannot be read: No such file"):
+        load_glossary(tmp_path / "nowhere.tsv", tokenizer)
+    (tmp_path / "terms.tsv").write_bytes(b"\xef\xbb\xbfa\tb\r\nc\t\xff\n")
+    with pytest.raises(ConfigError, match=r"terms\.tsv:2: not valid UTF-8"):
+        load_glossary(tmp_path / "terms.tsv", tokenizer)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_terms(tmp_path, tokenizer):
+    (tmp_path / "terms.tsv").write_bytes("\ufeffdog\tHund\r\n".encode())
+    (term,) = load_glossary(tmp_path / "terms.tsv", tokenizer).terms_in("dog")
+    assert (term.source, term.met("Hund")) == ("dog", True)
+
+
+def test_word_end_forbids_continuations_at_one_place():
+    rule = WordEnd([1, 2, 1], [False, True, True])
+    forbidden = rule(torch.zeros(2, 1, 3), torch.zeros(2, 1, 1, dtype=torch.int64), torch.tensor([2, 1])) < 0
+    assert forbidden.tolist() == [[[False, True, True]], [[False, False, False]]]
+
+
+def translate(model, tokenizer, glossary: Glossary | None, lines, prefixes=None, **options):
+    translator = Translator(
+        model, tokenizer, DecodeConfig(**{"beam_size": 3, "max_len_ratio": 0.5, "max_len_extra": 14, **options})
+    )
+    if glossary is not None:
+        translator.refine.append(glossary)
+    return list(translator.translate(lines, prefixes=prefixes))
+
+
+WORDS = ("Hund", "Fahrradweg", "über", "zwölf Äpfel", "µ-Wert", "C++", "日本", "x")
+
+
+@settings(max_examples=10)
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True), st.integers(0, 99), st.integers(1, 3))
+def test_every_term_stands_in_the_translation_of_a_random_model(model, tokenizer, tmp_path_factory, words, line, beam):
+    terms = [f"term{i}\t{word}" for i, word in enumerate(words)]
+    glossary = load_glossary(written(tmp_path_factory.mktemp("glossary"), *terms), tokenizer)
+    text = " and ".join(f"term{i}" for i in range(len(words))) + f" {line}"
+    (translation,) = translate(model, tokenizer, glossary, [text], beam_size=beam)
+    (segment,) = translation.segments
+    missed = [word for word in words if not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", translation.text)]
+    assert glossary.num_asked == len(words)
+    assert glossary.num_met == len(words) - len(missed)
+    assert ("glossary-missed" in segment.flags) == bool(missed)
+    assert not missed
+
+
+def test_lines_without_terms_are_what_they_were(model, tokenizer, toy_lines, glossary_of):
+    lines = [*toy_lines[0][:4], "a dragon", ""]
+    free = translate(model, tokenizer, None, lines)
+    helped = translate(model, tokenizer, glossary_of("dragon\tDrache"), lines)
+    assert [a.text == b.text for a, b in zip(free, helped, strict=True)] == [True] * 4 + [False, True]
+
+
+def test_a_term_that_stands_there_already_changes_nothing(model, tokenizer, glossary_of):
+    (free,) = translate(model, tokenizer, None, ["a dragon"])
+    word = max(re.findall(r"\w+", free.text), key=len)
+    glossary = glossary_of(f"dragon\t{word}")
+    (same,) = translate(model, tokenizer, glossary, ["a dragon"])
+    assert same == free
+    assert glossary.report() == "glossary: 1 of 1 terms (100.0 %) stand in the translations; 1 did by themselves"
+
+
+def test_a_term_comes_after_the_forced_prefix(model, tokenizer, glossary_of):
+    (translation,) = translate(model, tokenizer, glossary_of("dragon\tDrache"), ["a dragon"], prefixes=["Anna hat"])
+    assert re.match(r"Anna hat.*\bDrache\b", translation.text)
+
+
+def test_every_hypothesis_of_the_list_has_the_terms(model, tokenizer, glossary_of):
+    glossary = glossary_of("dragon\tDrache", "egg\tEi")
+    (translation,) = translate(model, tokenizer, glossary, ["a dragon egg"], nbest=3)
+    assert 1 <= len(translation.texts) <= 3
+    assert len(set(translation.texts)) == len(translation.texts)
+    assert all(re.search(r"\bDrache\b", text) and re.search(r"\bEi\b", text) for text in translation.texts)
+    scores = [h.score for h in translation.segments[0].hypotheses if h.finished]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_without_room_the_translation_is_the_free_one_and_flagged(model, tokenizer, glossary_of):
+    glossary = glossary_of("dragon\tDonaudampfschifffahrtsgesellschaft")
+    limits = {"max_len_ratio": 0.0, "max_len_extra": 4}
+    (free,) = translate(model, tokenizer, None, ["a dragon"], **limits)
+    (missed,) = translate(model, tokenizer, glossary, ["a dragon"], **limits)
+    assert missed.text == free.text
+    assert missed.segments[0].flags == {"glossary-missed"}
+    assert glossary.report() == "glossary: 0 of 1 terms (0.0 %) stand in the translations; 0 did by themselves"
