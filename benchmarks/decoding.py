@@ -1,0 +1,197 @@
+"""How fast is mtattn's translation, beside CTranslate2 with the same weights?
+
+    python benchmarks/decoding.py runs/NAME test.en [--ref test.de] [--beams 1,4,5] [--threads 2] [--json OUT]
+
+First the copies are shown to compute what the model does. Then each engine turns the same lines of text into lines of
+text: the whole file at once (throughput, at the batch size that suits the engine best) and line by line (latency). The
+engines take turns, so that a slow minute of the machine meets all of them; a ratio compares one round with itself, and
+is given as median [lowest, highest] over the rounds. Above 1x, mtattn is the faster.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import torch
+from sentencepiece import SentencePieceProcessor
+
+from mtattn import translate
+from mtattn.evaluate import score
+from mtattn.export import export_model
+from mtattn.progress import Reporter
+from mtattn.translate import Translator, load_translator
+
+QUANTIZATIONS = ("float32", "int8")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """translate: (lines, beam size, setting) -> lines. settings: those to try for throughput; the first for latency."""
+
+    translate: Callable[[Sequence[str], int, Any], list[str]]
+    settings: Sequence[Any]
+
+
+def native(translator: Translator) -> Contender:
+    """mtattn; its setting is the batch size, in source positions times beams."""
+    searches = translator.config
+
+    def run(lines: Sequence[str], beam: int, batch: int) -> list[str]:
+        translate.BATCH_POSITIONS = batch
+        translator.config = replace(searches, search="beam", beam_size=beam, nbest=1)
+        return [translation.text for translation in translator.translate(lines)]
+
+    return Contender(run, (8_192, 2_048, 16_384, 32_768))
+
+
+def exported(folder: Path, translator: Translator, threads: int, compute_type: str) -> Contender:
+    """CTranslate2; its setting is (batches side by side, sentences a batch), and it sorts by length itself."""
+    files = list(translator.tokenizer.to_files().values())
+    source, target = (SentencePieceProcessor(model_proto=model) for model in (files[0], files[-1]))
+    config = translator.config
+    engines = {
+        workers: ctranslate2.Translator(
+            str(folder), inter_threads=workers, intra_threads=threads // workers, compute_type=compute_type
+        )
+        for workers in {1, threads}
+    }
+
+    def run(lines: Sequence[str], beam: int, setting: tuple[int, int]) -> list[str]:
+        workers, batch = setting
+        pieces = source.encode(list(lines), out_type=str)
+        longest = max(map(len, pieces)) + 1
+        results = engines[workers].translate_batch(
+            pieces,
+            beam_size=beam,
+            length_penalty=config.length_penalty,
+            max_decoding_length=int(longest * config.max_len_ratio) + config.max_len_extra,
+            max_input_length=0,
+            max_batch_size=batch,
+        )
+        return target.decode([result.hypotheses[0] for result in results])
+
+    return Contender(run, [(workers, batch) for workers in sorted(engines) for batch in (32, 64, 128, 256)])
+
+
+def seconds(contender: Contender, lines: Sequence[str], beam: int, setting: Any) -> float:
+    """Wall time of translating the lines."""
+    started = time.perf_counter()
+    contender.translate(lines, beam, setting)
+    return time.perf_counter() - started
+
+
+def throughput(contenders: dict[str, Contender], lines: Sequence[str], beam: int, repeats: int) -> dict[str, Any]:
+    """Seconds for all lines at each engine's best setting, round by round."""
+    best = {}
+    for name, contender in contenders.items():
+        seconds(contender, lines[:50], beam, contender.settings[0])  # the first call of all allocates
+        best[name] = min(contender.settings, key=partial(seconds, contender, lines, beam))
+    rounds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            rounds[name].append(seconds(contender, lines, beam, best[name]))
+    return {name: {"setting": best[name], "seconds": times} for name, times in rounds.items()}
+
+
+def latency(contenders: dict[str, Contender], lines: Sequence[str], beam: int) -> dict[str, list[float]]:
+    """Milliseconds of each line, translated alone; the engines take turns line by line."""
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for contender in contenders.values():
+        seconds(contender, lines[:1], beam, contender.settings[0])
+    for line in lines:
+        for name, contender in contenders.items():
+            found[name].append(1000 * seconds(contender, [line], beam, contender.settings[0]))
+    return found
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    """theirs / ours, paired: median [lowest, highest]."""
+    paired = [a / b for a, b in zip(theirs, ours, strict=True)]
+    return f"{statistics.median(paired):.2f}x [{min(paired):.2f}, {max(paired):.2f}]"
+
+
+def report_beam(
+    contenders: dict[str, Contender], lines: Sequence[str], refs: Sequence[str] | None, beam: int, options: Any
+) -> dict[str, Any]:
+    """Measure and print one beam size."""
+    outputs = {name: c.translate(lines, beam, c.settings[0]) for name, c in contenders.items()}
+    through = throughput(contenders, lines, beam, options.repeats)
+    alone = latency(contenders, lines[: options.latency_lines], beam)
+    result: dict[str, Any] = {}
+    print(f"\nbeam {beam}")
+    for name in contenders:
+        times, milliseconds = through[name]["seconds"], sorted(alone[name])
+        p95 = milliseconds[min(len(milliseconds) - 1, int(0.95 * len(milliseconds)))]
+        equal = sum(a == b for a, b in zip(outputs[name], outputs["mtattn"], strict=True)) / len(lines)
+        row = {
+            **through[name],
+            "sentences_per_second": len(lines) / statistics.median(times),
+            "throughput_ratio": ratio(times, through["mtattn"]["seconds"]),
+            "latency_median_ms": statistics.median(milliseconds),
+            "latency_p95_ms": p95,
+            "latency_ratio": ratio(alone[name], alone["mtattn"]),
+            "equal_to_mtattn": equal,
+        }
+        if refs:
+            row["bleu"] = score(outputs[name], refs, ter=False).bleu
+        result[name] = row
+        quality = f"  BLEU {row['bleu']:.2f}" if refs else ""
+        print(
+            f"  {name:20} {row['sentences_per_second']:8.1f} sentences/s (batch {row['setting']}), "
+            f"{row['throughput_ratio']};  latency median {row['latency_median_ms']:.1f} ms, p95 {p95:.1f} ms, "
+            f"{statistics.median(alone[name]) / statistics.median(alone['mtattn']):.2f}x;  "
+            f"{equal:.1%} equal{quality}"
+        )
+    return result
+
+
+def main() -> None:
+    """Parse, export, show parity, measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run directory or released model")
+    parser.add_argument("src", type=Path, help="source text")
+    parser.add_argument("--ref", type=Path, help="its reference translation, to score the outputs with")
+    parser.add_argument("--lines", type=int, default=1000, help="lines of it")
+    parser.add_argument("--latency-lines", type=int, default=200, help="lines translated one by one")
+    parser.add_argument("--beams", default="1,4,5")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of the throughput measurement")
+    parser.add_argument("--json", type=Path, help="write every measurement there")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    lines, refs = (
+        None if path is None else path.read_text(encoding="utf-8").removesuffix("\n").split("\n")[: options.lines]
+        for path in (options.src, options.ref)
+    )
+    translator = load_translator(options.run, torch.device("cpu"))
+    contenders = {"mtattn": native(translator)}
+    result: dict[str, Any] = {
+        "lines": len(lines),
+        "threads": options.threads,
+        "versions": {"torch": torch.__version__, "ctranslate2": ctranslate2.__version__},
+        "parity": {},
+        "beams": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in QUANTIZATIONS:
+            out = Path(folder) / kind
+            parity = export_model(options.run, "ctranslate2", out, Reporter(), quantization=kind, lines=options.src)
+            print(f"parity of ctranslate2 {kind}: {parity}")
+            result["parity"][kind] = str(parity)
+            contenders[f"ctranslate2 {kind}"] = exported(out, translator, options.threads, kind)
+        for beam in map(int, options.beams.split(",")):
+            result["beams"][beam] = report_beam(contenders, lines, refs, beam, options)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""`mtattn export`: a trained model in the formats that others run, each copy compared with it before it stands.
+
+A way out is a file here with an `EXPORTER`, and a line in EXPORTERS.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import mtattn
+from mtattn.checkpoint import load_model
+from mtattn.corpus import DataConfig
+from mtattn.errors import ConfigError, FileError
+from mtattn.export import ctranslate2, huggingface, onnx
+from mtattn.export.exporter import Exporter, Trained
+from mtattn.export.parity import Ids, Native, Parity, compare, require_parity
+from mtattn.model import ModelConfig
+from mtattn.prepare import load_split
+from mtattn.progress import Reporter
+from mtattn.tokenizer import Tokenizer
+
+EXPORTERS: dict[str, Exporter] = {
+    "ctranslate2": ctranslate2.EXPORTER,
+    "onnx": onnx.EXPORTER,
+    "huggingface": huggingface.EXPORTER,
+}
+
+RECORD = "export.json"  # what was exported and how it compared; also how a folder is known to be an export
+PARITY_LINES = 200
+
+
+def capabilities(config: ModelConfig) -> dict[str, list[str]]:
+    """For each way out, why this model cannot go there; an empty list: it can."""
+    return {name: exporter.refusals(config) for name, exporter in EXPORTERS.items()}
+
+
+def export_model(
+    run: Path,
+    to: str,
+    out: Path,
+    report: Reporter,
+    *,
+    quantization: str | None = None,
+    lines: Path | None = None,
+    force: bool = False,
+) -> Parity:
+    """Write a copy of a trained model and compare it with the model; a copy that differs is not kept.
+
+    Args:
+        run: a run directory or a released model.
+        to: a key of EXPORTERS. quantization: of the weights; None: the exporter's default.
+        lines: source text to compare on; None: the first 200 lines of the dev corpus, with their references.
+        force: replace an earlier export.
+
+    Raises:
+        ConfigError: the model cannot go there, the quantization is unknown, an extra is missing, or `out` is taken.
+        ModelError: no usable model, or the copy computes something else. FileError: it cannot be written.
+    """
+    exporter = EXPORTERS[to]
+    quantization = quantization or next(iter(exporter.limits))
+    if quantization not in exporter.limits:
+        raise ConfigError(f"--quantization {quantization}: --to {to} has {', '.join(exporter.limits)}")
+    _check_free(out, run, force=force)
+    trained = Trained(*load_model(run), run)
+    if reasons := exporter.refusals(trained.config.model):
+        raise ConfigError(f"{run}: cannot be exported to {to}: {'; '.join(reasons)}")
+    src, tgt = _parity_text(trained.config.data, lines, trained.tokenizer)
+    temporary = out.with_name(out.name + ".tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        exporter.write(trained, temporary, quantization)
+        report.note(f"written; now comparing it with the model on {len(src)} lines")
+        native = Native(trained.model, trained.tokenizer)
+        greedy = replace(trained.config.decode, search="beam", beam_size=1, nbest=1)
+        parity = compare(native, exporter.load(temporary, trained.tokenizer), src, tgt, greedy)
+        require_parity(parity, exporter.limits[quantization])
+        record = {"to": to, "quantization": quantization, "mtattn": mtattn.__version__, "parity": asdict(parity)}
+        (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    except OSError as error:
+        raise FileError(f"{out}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return parity
+
+
+def _check_free(out: Path, run: Path, *, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / RECORD).is_file() or out.resolve() in (run.resolve(), *run.resolve().parents):
+        raise ConfigError(f"{out}: exists already and is no earlier export; give another folder")
+    if not force:
+        raise ConfigError(f"{out}: exists already; --force replaces it")
+
+
+def _parity_text(data: DataConfig, lines: Path | None, tokenizer: Tokenizer) -> tuple[Ids, Ids | None]:
+    """Ids of the sources, and of their references where there are any; blank lines left out."""
+    if lines is not None:
+        try:
+            texts = lines.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError as error:
+            raise FileError(f"{lines}: cannot be read: {error.strerror}") from None
+        src = tokenizer.encode_src([text for text in texts if text.strip()])
+        if not src:
+            raise ConfigError(f"{lines}: holds no text to compare the copy with the model on")
+        return src, None
+    if not data.dev:
+        raise ConfigError("the model's config names no dev corpus; give source text to compare on with --lines FILE")
+    pairs = load_split(data, "dev")
+    both = [(s, t) for s, t in zip(pairs.src, pairs.tgt, strict=True) if s.strip() and t.strip()][:PARITY_LINES]
+    return tokenizer.encode_src([s for s, _ in both]), tokenizer.encode_tgt([t for _, t in both])

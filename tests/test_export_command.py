@@ -1,0 +1,87 @@
+"""`mtattn export`: its messages and exit codes."""
+
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from mtattn.cli import ExportTarget, app
+from mtattn.config import Config
+from mtattn.corpus import DataConfig
+from mtattn.decode import DecodeConfig
+from mtattn.errors import ConfigError, MtattnError
+from mtattn.export import EXPORTERS, RECORD
+from mtattn.export.exporter import Trained
+from mtattn.export.huggingface import write
+
+RUNNER = CliRunner()
+
+
+def run(*arguments: object):
+    return RUNNER.invoke(app, ["export", *map(str, arguments)])
+
+
+@pytest.fixture
+def released(model, tokenizer, tmp_path):
+    folder = tmp_path / "released"
+    data = DataConfig(folder="bundled:toy", dev="dev.{en,de}")
+    config = Config(model=model.config, data=data, decode=DecodeConfig(max_len_ratio=0.2, max_len_extra=2))
+    write(Trained(model, tokenizer, config, folder), folder, "float32")
+    return folder
+
+
+def test_every_way_out_is_a_choice():
+    assert [target.value for target in ExportTarget] == list(EXPORTERS)
+
+
+def test_check_needs_no_training():
+    result = run("toy", "--check")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [f"{name}: yes" for name in EXPORTERS]
+
+
+def test_check_says_why_not(tmp_path):
+    config = tmp_path / "additive.toml"
+    config.write_text('[model]\nscore = "additive"\n')
+    lines = run("--check", config).stdout.splitlines()
+    assert lines[0].startswith("ctranslate2: model.score = 'additive'")
+    assert lines[1:] == ["onnx: yes", "huggingface: yes"]
+
+
+def test_check_of_a_model(released):
+    assert run(released, "--check").stdout.startswith("ctranslate2: yes")
+
+
+def test_an_export_reports_its_parity(released, tmp_path):
+    lines = tmp_path / "lines.en"
+    lines.write_text("a dog\nthe cat sleeps\n")
+    result = run(released, "--to", "huggingface", tmp_path / "out", "--lines", lines)
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "100.0% of 2 translations are equal" in result.stderr.replace("\n", " ")
+    assert (tmp_path / "out" / RECORD).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "exit_code"),
+    [
+        ((), "--to", 2),
+        (("--to", "ctranslate2"), "--to", 2),
+        (("--to", "onnx", "out", "--push", "me/it"), "--push goes with", 2),
+        (("--to", "onnx", "out"), "no such folder", 3),
+    ],
+)
+def test_bad_requests(arguments, message, exit_code, tmp_path):
+    error = run(tmp_path / "nothing", *arguments).exception
+    assert isinstance(error, MtattnError)
+    assert error.exit_code == exit_code
+    assert message in str(error)
+
+
+def test_a_missing_extra_is_exit_code_2(released, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    monkeypatch.setitem(sys.modules, "ctranslate2.specs", None)
+    error = run(released, "--to", "ctranslate2", tmp_path / "out").exception
+    assert isinstance(error, ConfigError)
+    assert "pip install 'mtattn[export]'" in str(error)
+    assert not list(tmp_path.glob("out*"))

@@ -1,0 +1,86 @@
+"""Export to a Hugging Face folder: it is a whole released model, and hubs can read its card."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from mtattn.checkpoint import load_model
+from mtattn.config import Config
+from mtattn.corpus import DataConfig
+from mtattn.errors import FileError
+from mtattn.export.exporter import Trained
+from mtattn.export.huggingface import card, push, write
+
+SCORES = {
+    "bleu": 41.237,
+    "chrf": 66.5,
+    "ter": None,
+    "signature": {"bleu": "nrefs:1|case:mixed", "chrf": "nrefs:1|nc:6"},
+    "num_sentences": 1000,
+}
+
+
+@pytest.fixture
+def trained(model, tokenizer, tmp_path):
+    data = DataConfig(src="en", tgt="de", train="train.{en,de}", test="test_2016.{en,de}")
+    return Trained(model, tokenizer, Config(model=model.config, data=data), tmp_path / "run")
+
+
+def test_the_folder_is_the_same_model(trained, tmp_path):
+    write(trained, tmp_path / "out", "float32")
+    model, tokenizer, config = load_model(tmp_path / "out")
+    assert config == trained.config
+    assert tokenizer.to_files() == trained.tokenizer.to_files()
+    for ours, theirs in zip(trained.model.parameters(), model.parameters(), strict=True):
+        assert bool((ours == theirs).all())
+
+
+def test_config_json_is_plain_and_names_the_special_ids(trained, tmp_path):
+    write(trained, tmp_path / "out", "float32")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "mtattn"
+    assert (config["pad_token_id"], config["decoder_start_token_id"], config["eos_token_id"]) == (0, 1, 2)
+    assert "auto_map" not in config  # nothing that would ask for remote code
+
+
+def test_hubs_read_scores_and_languages_from_the_card(trained):
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard(card(trained, SCORES)).data
+    assert (data.language, data.library_name, data.pipeline_tag) == (["en", "de"], "mtattn", "translation")
+    bleu, chrf = data.eval_results
+    assert (bleu.metric_type, bleu.metric_value, bleu.metric_config) == ("bleu", 41.24, "nrefs:1|case:mixed")
+    assert (chrf.metric_type, chrf.dataset_name) == ("chrf", "test_2016.{en,de}")
+
+
+def test_a_card_without_scores_claims_none(trained):
+    assert "model-index" not in card(trained, {})
+
+
+def test_scores_found_while_training_say_so(trained, tmp_path):
+    trained.folder.mkdir()
+    (trained.folder / "scores.json").write_text(json.dumps({"dev_bleu": 38.04, "step": 9}))
+    write(trained, tmp_path / "out", "float32")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "38.04" in text and "while training" in text
+
+
+def test_push_uploads_the_folder(tmp_path, monkeypatch):
+    calls = []
+    hub = SimpleNamespace(
+        create_repo=lambda name, **options: calls.append((name, options["private"])) or "https://hub/me/en-de",
+        upload_folder=lambda **options: calls.append((options["repo_id"], options["folder_path"])),
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert push(tmp_path, "me/en-de") == "https://hub/me/en-de"
+    assert calls == [("me/en-de", True), ("me/en-de", tmp_path)]
+
+
+def test_a_hub_that_refuses_is_one_message(tmp_path, monkeypatch):
+    def create_repo(name, **options):
+        raise OSError("no network")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(create_repo=create_repo))
+    with pytest.raises(FileError, match=r"me/en-de.*no network"):
+        push(tmp_path, "me/en-de")
