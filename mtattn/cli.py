@@ -42,6 +42,14 @@ class Split(StrEnum):
     test = "test"
 
 
+class ExportTarget(StrEnum):
+    """Where a model can be exported to: the keys of `mtattn.export.EXPORTERS`."""
+
+    ctranslate2 = "ctranslate2"
+    onnx = "onnx"
+    huggingface = "huggingface"
+
+
 DeviceOption = Annotated[Device, typer.Option(help="auto: the GPU if there is one.")]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="K=V", help="Override a config value; repeatable.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or a released model folder.")]
@@ -206,6 +214,48 @@ def _reader_may_leave() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
+
+
+@app.command()
+def export(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run directory or released model; with --check, also a config.")
+    ],
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder to write.")] = None,
+    to: Annotated[ExportTarget | None, typer.Option("--to", help="What the copy is for.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Of the weights, for ctranslate2: float32, int8 or bfloat16.")
+    ] = None,
+    lines: Annotated[
+        Path | None, typer.Option(help="Source text to compare the copy on. Default: 200 lines of the dev corpus.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: say what this model can be exported to.")
+    ] = False,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub.")] = None,
+) -> None:
+    """Write a copy that other programs run, and compare it with the model before it stands."""
+    from mtattn.checkpoint import read_config
+    from mtattn.config import load_config
+    from mtattn.export import capabilities, export_model
+    from mtattn.export.huggingface import push as push_folder
+    from mtattn.progress import Reporter
+
+    if check:
+        config = read_config(Path(run)) if Path(run).is_dir() else load_config(run)
+        for name, reasons in capabilities(config.model).items():
+            typer.echo(f"{name}: {'; '.join(reasons) or 'yes'}")
+        return
+    if to is None or out is None:
+        raise ConfigError("give --to and the folder to write: mtattn export RUN --to ctranslate2 OUT")
+    if push is not None and to != ExportTarget.huggingface:
+        raise ConfigError("--push goes with --to huggingface")
+    report = Reporter()
+    parity = export_model(Path(run), to.value, out, report, quantization=quantization, lines=lines, force=force)
+    report.note(f"{out}: {parity}")
+    if push is not None:
+        report.note(f"pushed to {push_folder(out, push)}")
 
 
 def _file_overrides(src: Path | None, tgt: Path | None, dev_src: Path | None, dev_tgt: Path | None) -> list[str]:
