@@ -181,7 +181,8 @@ class Translator:
     def _split(self, block: Sequence[tuple[str, str]], before: int) -> list[Part]:
         """What to search for these (line, prefix), the first of which is line number `before`, in order."""
         parts = list[Part]()
-        encoded = self.tokenizer.encode_src([line for line, _ in block])
+        # White space of any kind is blank, also what the tokenizer's normalization keeps, such as a tab.
+        encoded = self.tokenizer.encode_src([line if line.strip() else "" for line, _ in block])
         for number, ((line, start), ids) in enumerate(zip(block, encoded, strict=True), start=before):
             prefix = self.tokenizer.encode_tgt([start])[0][:-1] if start else []
             if len(ids) <= self.max_len:
