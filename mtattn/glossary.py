@@ -1,7 +1,7 @@
 """A glossary: where a source term stands in a line, its target term has to stand in the translation, as whole words.
 
 Lines whose best translation lacks a term are searched again, once for each place between two of its words: up to there
-the translation is forced, then comes the term, and the search goes on freely. What scores best wins. So the search
+the translation is forced, then comes the term, and the search goes on freely. The likeliest wins. So the search
 itself knows of no terms (as that of Post & Vilar 2018 does, https://arxiv.org/abs/1804.06609), and since the end of the
 translation is one of the places, a term is missing only where the limits on length leave no room for it.
 """
@@ -142,9 +142,10 @@ class WordEnd:
 
 
 def _best(segments: Sequence[Segment], terms: Sequence[Term]) -> Segment | None:
-    """The first segment with the best of all hypotheses that have the terms: finished ones first, then by score.
+    """The first segment with the best of all hypotheses that have the terms: finished ones first, the likeliest first.
 
-    As many as it had, each text once; None where no hypothesis has the terms.
+    As many as it had, each text once; None where no hypothesis has the terms. The score, a mean over tokens, would
+    prefer to say things twice: "Ein Mann Herr mit Hut" has only one token that is unlikely, of many.
     """
     pool = [
         (hypothesis, text)
@@ -155,7 +156,7 @@ def _best(segments: Sequence[Segment], terms: Sequence[Term]) -> Segment | None:
     if not pool:
         return None
     best = dict[str, Hypothesis]()
-    for hypothesis, text in sorted(pool, key=lambda pair: (not pair[0].finished, -pair[0].score)):
+    for hypothesis, text in sorted(pool, key=lambda pair: (not pair[0].finished, -pair[0].log_prob)):
         best.setdefault(text, hypothesis)
     count = len(segments[0].texts)
     return replace(segments[0], hypotheses=list(best.values())[:count], texts=list(best)[:count])

@@ -64,8 +64,8 @@ def expected_chrf(texts: Sequence[str], weights: Tensor) -> list[float]:
 def pairwise_chrf(texts: Sequence[str]) -> Tensor:
     """sacreBLEU's sentence-level chrF of every text as hypothesis against every text as reference.
 
-    CHRF.sentence_score takes 0.3 ms a pair, most of it to count the n-grams of both texts again: for 20 candidates ten
-    times as long as the search. Here sacreBLEU counts them once a text, and all pairs are compared as tables.
+    CHRF.sentence_score counts the n-grams of both texts for every pair: 100 ms for 20 captions, several times what it
+    takes to search them. Here sacreBLEU counts them once a text, and pairs are compared as tables: 13 ms.
 
     Returns:
         [N, N] float64, hypothesis by reference, in points (0 to 100).

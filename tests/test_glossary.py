@@ -158,8 +158,8 @@ def test_every_hypothesis_of_the_list_has_the_terms(model, tokenizer, glossary_o
     assert 1 <= len(translation.texts) <= 3
     assert len(set(translation.texts)) == len(translation.texts)
     assert all(re.search(r"\bDrache\b", text) and re.search(r"\bEi\b", text) for text in translation.texts)
-    scores = [h.score for h in translation.segments[0].hypotheses if h.finished]
-    assert scores == sorted(scores, reverse=True)
+    ranks = [(not h.finished, -h.log_prob) for h in translation.segments[0].hypotheses]
+    assert ranks == sorted(ranks)
 
 
 def test_without_room_the_translation_is_the_free_one_and_flagged(model, tokenizer, glossary_of):
