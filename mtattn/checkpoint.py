@@ -169,10 +169,10 @@ class RunDirectory:
     def pointer(self, name: str) -> Path | None:
         """The checkpoint that `best` or `last` names, if it is there."""
         try:
-            target = self.checkpoints / Path((self.path / name).read_text(encoding="utf-8").strip()).name
+            named = (self.path / name).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
             return None
-        return target if target.is_dir() and target != self.checkpoints else None
+        return next((folder for folder in self._folders() if folder.name == named), None)
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that verifies, each damaged one passed over with a warning; None when none was saved.
@@ -187,7 +187,7 @@ class RunDirectory:
             try:
                 verify_folder(folder, CHECKPOINT_FILES)
                 state = read_json(folder / "state.json")
-                tensors = [read_tensors(folder / name) for name in CHECKPOINT_FILES[:2]]
+                weights, optim = (read_tensors(folder / name) for name in CHECKPOINT_FILES[:2])
             except ModelError as error:
                 damaged.append(str(error))
                 warn(f"checkpoint {folder.name} is not used: {error}")
@@ -195,7 +195,7 @@ class RunDirectory:
             if state.get("format_version") != FORMAT_VERSION:
                 version = state.get("format_version")
                 raise ModelError(f"{folder}: format version {version}; this mtattn reads {FORMAT_VERSION}")
-            return Checkpoint(*tensors, state)
+            return Checkpoint(weights, optim, state)
         if damaged:
             raise ModelError(f"{self.checkpoints}: no checkpoint is whole ({damaged[0]}); --fresh starts over")
         return None

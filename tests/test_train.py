@@ -234,7 +234,8 @@ def test_a_run_with_some_bad_steps_goes_on(corpus: Path, tmp_path: Path, monkeyp
     report = Notes()
     nan_between(3, 4, monkeypatch)
     assert train_tiny(tiny_config(corpus), tmp_path / "run", report).step == 10
-    assert report.warnings == [f"step {n}: the gradient is not finite; the step is skipped" for n in (3, 4)]
+    said = [warning for warning in report.warnings if "not finite" in warning]
+    assert said == [f"step {n}: the gradient is not finite; the step is skipped" for n in (3, 4)]
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-10" / "state.json").read_bytes())
     assert (state["loop"]["skipped"], state["loop"]["skipped_in_a_row"], state["loop"]["rollbacks"]) == (2, 0, 0)
 
@@ -248,7 +249,8 @@ def test_many_in_a_row_go_back_with_half_the_rate(
     monkeypatch.setattr(mtattn.train, "MAX_SKIPPED", 2)
     nan_between(first, first + 1, monkeypatch)
     assert train_tiny(config, tmp_path / "run", report).step == 25
-    assert f"back to step {back_to}, with 0.5 times the learning rate" in report.warnings[-1]
+    (said,) = [warning for warning in report.warnings if "back to step" in warning]
+    assert said.endswith(f"back to step {back_to}, with 0.5 times the learning rate")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["lr"] for line in lines if line["kind"] == "train"}
     assert rates[24] == pytest.approx(config.optim.lr / 2)

@@ -1,0 +1,176 @@
+"""The run directory: pointers, pruning, which checkpoint is newest, and loading a model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtattn.checkpoint import Checkpoint, RunDirectory, load_model, make_model, read_config, weights_of
+from mtattn.config import Config, load_config
+from mtattn.errors import ModelError, RunInUseError
+from mtattn.model import Transformer
+from mtattn.tokenizer import Tokenizer
+
+SIZES = ["model.d_model=8", "model.d_ff=8", "model.num_heads=2", "model.encoder_layers=1", "model.decoder_layers=1"]
+
+
+def checkpoint(step: int, best_step: int | None = None, value: float = 0.0) -> Checkpoint:
+    """A checkpoint of two small tensors."""
+    value = value or float(step)
+    state = {"step": step, "best_step": best_step}
+    return Checkpoint({"w": torch.full((3,), value)}, {"m": torch.full((2,), -value)}, state)
+
+
+def saved(run: RunDirectory) -> list[str]:
+    """The checkpoints that are there."""
+    return sorted(path.name for path in run.checkpoints.iterdir())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run")
+
+
+def test_what_is_saved_comes_back(run: RunDirectory) -> None:
+    with run.lock():
+        run.save(checkpoint(7, 7))
+    found = run.newest(pytest.fail)
+    assert found is not None
+    assert torch.equal(found.weights["w"], torch.full((3,), 7.0))
+    assert torch.equal(found.optim["m"], torch.full((2,), -7.0))
+    assert (found.state["step"], found.state["best_step"]) == (7, 7)
+    assert run.pointer("last") == run.pointer("best") == run.checkpoints / "step-7"
+
+
+def test_nothing_saved_is_no_checkpoint(run: RunDirectory) -> None:
+    assert run.newest(pytest.fail) is None
+    with pytest.raises(ModelError, match="nothing has been saved"):
+        run.weights_to_release()
+
+
+def test_the_best_and_the_newest_two_are_kept(run: RunDirectory) -> None:
+    with run.lock():
+        for step, best in ((1, 1), (2, 2), (9, 2), (10, 2), (11, 2)):
+            run.save(checkpoint(step, best))
+    assert saved(run) == ["step-10", "step-11", "step-2"]
+    assert (run.path / "best").read_text() == "step-2\n"
+    assert run.weights_to_release()["w"][0] == 2.0
+    found = run.newest(pytest.fail)
+    assert found is not None and found.state["step"] == 11  # by number: as names, step-2 and step-9 come later
+
+
+def test_pruning_leaves_what_is_not_ours(run: RunDirectory) -> None:
+    with run.lock():
+        run.save(checkpoint(1))
+        (run.checkpoints / "notes").write_text("mine")
+        for step in (2, 3, 4):
+            run.save(checkpoint(step))
+    assert saved(run) == ["notes", "step-3", "step-4"]
+
+
+def test_the_same_step_saved_again_has_the_new_state(run: RunDirectory) -> None:
+    """As when a run was interrupted before a validation, and goes on with it."""
+    with run.lock():
+        run.save(checkpoint(5))
+        run.save(checkpoint(5, best_step=5, value=6.0))
+    found = run.newest(pytest.fail)
+    assert found is not None
+    assert found.state["best_step"] == 5 and found.weights["w"][0] == 6.0
+    assert saved(run) == ["step-5"]
+
+
+def test_the_same_checkpoint_is_not_written_twice(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    with run.lock():
+        run.save(checkpoint(5, 5))
+        monkeypatch.setattr("mtattn.storage.before_operation", pytest.fail)
+        run.save(checkpoint(5, 5))
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(run: RunDirectory) -> None:
+    with run.lock():
+        run.save(checkpoint(1))
+        run.save(checkpoint(2))
+    (run.checkpoints / "step-2" / "optim.safetensors").unlink()
+    warnings: list[str] = []
+    found = run.newest(warnings.append)
+    assert found is not None and found.state["step"] == 1
+    assert len(warnings) == 1 and "step-2 is not used" in warnings[0] and "optim.safetensors: missing" in warnings[0]
+
+
+def test_no_whole_checkpoint_is_an_error(run: RunDirectory) -> None:
+    with run.lock():
+        run.save(checkpoint(1))
+    (run.checkpoints / "step-1" / "state.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"no checkpoint is whole .*state.json.*--fresh"):
+        run.newest(lambda text: None)
+
+
+def test_pointers_follow_the_checkpoint_that_is_resumed(run: RunDirectory) -> None:
+    """A kill between the rename of a checkpoint and its pointers leaves them behind."""
+    with run.lock():
+        run.save(checkpoint(1, 1))
+        run.save(checkpoint(2, 2))
+        for name in ("best", "last"):
+            (run.path / name).write_text("step-1\n")
+        found = run.newest(pytest.fail)
+        assert found is not None
+        run.point_to(found)
+    assert run.pointer("best") == run.pointer("last") == run.checkpoints / "step-2"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "..", ".", "../..", "/etc", "step-99", "step-1\0"])
+def test_a_pointer_stays_inside(text: str, run: RunDirectory) -> None:
+    with run.lock():
+        run.save(checkpoint(1))
+    (run.path / "last").write_text(text)
+    assert run.pointer("last") is None
+
+
+def test_the_lock_admits_one_trainer_and_ends_with_it(run: RunDirectory) -> None:
+    other = RunDirectory(run.path)
+    with run.lock(), pytest.raises(RunInUseError, match="another process is training here"), other.lock():
+        pass
+    with other.lock():
+        pass
+
+
+def test_clear_takes_only_what_training_left(run: RunDirectory, tokenizer: Tokenizer) -> None:
+    with run.lock():
+        run.begin(load_config(None, SIZES), tokenizer)
+        run.save(checkpoint(1, 1))
+        (run.path / "mine.txt").write_text("mine")
+        run.clear()
+    assert {path.name for path in run.path.iterdir()} == {".lock", "mine.txt"}
+
+
+@pytest.fixture
+def small(tokenizer: Tokenizer) -> tuple[Config, Transformer]:
+    config = load_config(None, SIZES)
+    return config, make_model(config, tokenizer)
+
+
+def test_a_run_is_loaded_from_its_best_checkpoint_then_from_its_release(
+    run: RunDirectory, small: tuple[Config, Transformer], tokenizer: Tokenizer
+) -> None:
+    from mtattn.checkpoint import tokenizer_hashes
+
+    config, model = small
+    with run.lock():
+        run.begin(config, tokenizer)
+        with pytest.raises(ModelError, match="no trained model here yet"):
+            load_model(run.path)
+        state = {"step": 3, "best_step": 3, "tokenizer": tokenizer_hashes(tokenizer)}
+        run.save(Checkpoint(weights_of(model), {}, state))
+        from_checkpoint, _, _ = load_model(run.path)
+        run.release(config, tokenizer, {"dev_bleu": 1.0}, "card")
+    released, _, found = load_model(run.path)
+    assert found == config and not released.training
+    for name, weight in weights_of(model).items():
+        assert torch.equal(weights_of(from_checkpoint)[name], weight)
+        assert torch.equal(weights_of(released)[name], weight)
+
+
+def test_a_stored_config_that_is_wrong_is_a_model_error(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[model]\nd_modell = 8\n")
+    with pytest.raises(ModelError, match=r"config.toml: model.d_modell is not a setting; did you mean 'd_model'"):
+        read_config(tmp_path)
