@@ -120,7 +120,7 @@ def test_shared_key_heads_equal_the_formula(impl, kv_heads):
 
 
 @pytest.mark.parametrize("kv_heads", [2, 4])
-@pytest.mark.parametrize("mask", ["none", "causal padding", "bool"])
+@pytest.mark.parametrize("mask", ["none", "causal", "causal padding", "bool"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, H), (B, H)])
 @pytest.mark.parametrize("impl", ["sdpa", "chunked", "auto"])
 def test_bias_and_its_gradient_equal_the_formula(impl, shape, mask, kv_heads):
@@ -225,6 +225,8 @@ def test_padding_without_padding_costs_no_mask():
     rule = causal()
     assert (rule & key_padding(keep)).simplified() is rule and (key_padding(keep) & rule).simplified() is rule
     assert (rule | key_padding(keep)).simplified() is None
+    assert (rule & key_padding(keep)).shifted(1).simplified() is not None
+    assert key_padding(keep).shifted(1).simplified() is None
     keep[0, 7] = False
     both = rule & key_padding(keep)
     assert both.simplified() is both

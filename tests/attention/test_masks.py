@@ -81,6 +81,13 @@ def test_masks_without_a_bound_say_so(mask):
     assert not all(map(math.isfinite, mask.band))
 
 
+def test_bands_combine_as_their_masks():
+    narrow, wide = sliding_window(3), sliding_window(5)
+    assert (narrow & wide).band == (wide & narrow).band == (-2, 2)
+    assert (narrow | wide).band == (wide | narrow).band == (-4, 4)
+    assert (causal() & wide).band == (-4, 0) and wide.shifted(2).band == (-2, 6)
+
+
 def test_causal_bounds_one_side():
     assert causal().band == (-math.inf, 0) and (~causal()).band == (-math.inf, math.inf)
 

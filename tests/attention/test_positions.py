@@ -115,7 +115,12 @@ def test_rotary_after_inference_can_still_be_trained():
         rotary.rotate(x)
     rotary.rotate(x).sum().backward()
     assert x.grad is not None
-    assert rotary.rotate(x.detach().double()).dtype == torch.float64
+
+
+def test_rotary_after_float32_is_exact_in_float64():
+    rotary, x = Rotary(E), torch.randn(1, 1, T, E, dtype=torch.double)
+    rotary.rotate(x.float())
+    assert rotary.rotate(x).equal(Rotary(E).rotate(x))
 
 
 def test_alibi_is_the_papers_formula():
