@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format clean
+.PHONY: help demo test faults mutants format clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,12 @@ test: $(VENV)/developing  ## check formatting, lint, types, and run all fast tes
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+faults: $(VENV)/developing  ## kill, starve and damage runs: all fault tests, also the long ones
+	$(BIN)/pytest tests/faults -m ""
+
+mutants: $(VENV)/developing  ## break the attention package in many small ways; the tests must notice
+	$(BIN)/python tests/attention/mutants.py
 
 format: $(VENV)/developing  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

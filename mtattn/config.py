@@ -94,8 +94,8 @@ class Config:
         needed = max(longest, int(longest * self.decode.max_len_ratio) + self.decode.max_len_extra)
         if position.kind == "learned" and position.max_len < needed:
             raise ValueError(
-                f"model.position.max_len is {position.max_len}, but with filter.max_len {longest} and [decode]'s limits "
-                f"a text may have {needed} pieces, and learned positions exist up to max_len alone; raise it"
+                f"model.position.max_len is {position.max_len}, but with filter.max_len {longest} and [decode]'s "
+                f"limits a text may have {needed} pieces, and learned positions exist up to max_len alone; raise it"
             )
 
     def to_toml(self) -> str:

@@ -167,8 +167,8 @@ class Translator:
             parts = self._split(block, before)
             segments: list[Segment | None] = [None] * len(parts)
             for numbers in self._batches(parts):
-                for number, segment in zip(numbers, self._refined([parts[i] for i in numbers]), strict=True):
-                    segments[number] = segment
+                for number, found in zip(numbers, self._refined([parts[i] for i in numbers]), strict=True):
+                    segments[number] = found
                 finished += len(numbers)
                 done(finished)
             translations = [Translation() for _ in block]
