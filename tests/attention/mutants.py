@@ -188,10 +188,9 @@ def in_a_process(mutant: Mutant | None) -> str:
 
 def main(word: str) -> int:
     """Run the mutants that contain `word`, report the survivors, and return the exit status."""
-    import hypothesis
+    import hypothesis  # noqa: F401  both loaded here, once, and not in each fork
     import torch
 
-    hypothesis.settings.register_profile("none", database=None)
     torch.set_num_threads(1)
     chosen = [mutant for mutant in MUTANTS if word in " ".join(mutant)]
     if (as_it_is := in_a_process(None)) != "survived":
