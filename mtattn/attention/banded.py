@@ -10,7 +10,7 @@ Letters: B batch, H heads, T queries, S keys, E d_head; n blocks of c queries, w
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .predicate import Dense, Mask
 
-BLOCK = 128
+BLOCK = 256
 """c, the queries in a block: fewer read their shared keys too often, more compute too much outside the band."""
 
 
@@ -69,17 +69,37 @@ def has_band(mask: Mask | Dense | None) -> bool:
 
 def pays_off(mask: Mask | Dense | None, num_keys: int) -> bool:
     """Say whether the stretches of keys are so much shorter than all keys that this path is the fastest."""
-    return has_band(mask) and num_keys >= 4 * (BLOCK + cast(Mask, mask).band[1] - cast(Mask, mask).band[0])
+    return has_band(mask) and num_keys >= 2 * (BLOCK + cast(Mask, mask).band[1] - cast(Mask, mask).band[0])
 
 
 def _stretches(x: Tensor, heads: int, low: int, blocks: int, width: int) -> Tensor:
-    # [B, Hkv, S, E] -> [B*H, n, w, E]: block i gets the keys i*c + low ..., zeros where there are none. Put together
-    # from shifted slices, because the backward of an overlapping view (unfold) is slower than all the rest.
-    x = x.repeat_interleave(heads // x.shape[1], dim=1)  # [B, H, S, E]
-    shifts = math.ceil(width / BLOCK)
-    x = F.pad(x, (0, 0, -low, (blocks + shifts - 1) * BLOCK + low - x.shape[2])).flatten(0, 1)  # [B*H, (n+w/c-1)*c, E]
-    slices = [x[:, i * BLOCK : (i + blocks) * BLOCK].view(len(x), blocks, BLOCK, -1) for i in range(shifts)]
-    return torch.cat(slices, dim=2)[:, :, :width]  # [B*H, n, w, E]
+    # [B, Hkv, S, E] -> [B*H, n, w, E]: block i gets the keys i*c + low ..., zeros where there are none.
+    x = x.repeat_interleave(heads // x.shape[1], dim=1).flatten(0, 1)  # [B*H, S, E]
+    x = F.pad(x, (0, 0, -low, (blocks - 1) * BLOCK + width + low - x.shape[1]))  # [B*H, (n-1)*c+w, E]
+    return cast(Tensor, _Overlapping.apply(x, blocks, width))  # type: ignore[no-untyped-call]
+
+
+class _Overlapping(torch.autograd.Function):
+    """Stretches of w that start c apart, [N, (n-1)*c+w, E] -> [N, n, w, E]: a view, so that no key is copied.
+
+    The gradient of a position is the sum over the stretches that hold it. As stretch i holds piece j of c positions
+    as its piece j - i, that is one addition for each of the w / c pieces; the backward of `unfold` is far slower.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, blocks: int, width: int) -> Tensor:
+        ctx.length = x.shape[1]
+        x = x.contiguous()
+        return x.as_strided((len(x), blocks, width, x.shape[2]), (x.stride(0), BLOCK * x.stride(1), *x.stride()[1:]))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        num, blocks, width, d_head = grad.shape
+        pieces = grad.new_zeros(num, blocks + math.ceil(width / BLOCK), BLOCK, d_head)
+        for i, piece in enumerate(torch.split(grad, BLOCK, dim=2)):
+            pieces[:, i : i + blocks, : piece.shape[2]] += piece
+        return pieces.flatten(1, 2)[:, : ctx.length], None, None
 
 
 def _band_mask(mask: Mask, blocks: int, width: int, queries: int, keys: int, device: torch.device) -> Dense:

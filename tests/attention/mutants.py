@@ -71,6 +71,8 @@ MUTANTS = [
     Mutant("banded.py", "+ int(mask.band[0]))[:, None, :]", ")[:, None, :]", "functional"),
     Mutant("banded.py", "& (k_at < keys)", "", "functional"),
     Mutant("banded.py", "& (k_at >= 0)", "", "functional"),
+    Mutant("banded.py", "pieces[:, i : i + blocks, :", "pieces[:, :blocks, :", "functional"),
+    Mutant("banded.py", "BLOCK * x.stride(1), *x", "(BLOCK - 1) * x.stride(1), *x", "functional"),
     Mutant("banded.py", "output.masked_fill(_every_head(dense.dead, batch, heads), 0.0)", "output", "functional"),
     Mutant("functional.py", "return \"chunked\" if many and not dropout", "return \"chunked\" if many", "functional"),
     # masks
