@@ -38,6 +38,7 @@ from mtattn.storage import (
     write_folder,
 )
 from mtattn.tokenizer import Tokenizer
+from mtattn.unfilled import Unfilled
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILES = ("model.safetensors", "optim.safetensors", "state.json")
@@ -262,7 +263,8 @@ def make_model(config: Config, tokenizer: Tokenizer) -> Transformer:
 def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
     """The translator in a run directory (its released model, else its best checkpoint) or a released model folder.
 
-    Nothing is allocated before the file's header has been compared with what the config says.
+    What the config says is compared with the file's size before a model is made of it, and with the file's header
+    before anything is read.
 
     Raises:
         ModelError
@@ -288,11 +290,12 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
     if checkpoint is not None and read_json(checkpoint / "state.json").get("tokenizer") != tokenizer_hashes(tokenizer):
         raise ModelError(f"{folder}: its tokenizer is not the one that {checkpoint.name} was trained with")
     _require_size(config, tokenizer, weights_file)
-    with torch.device("meta"):
-        shapes = weights_of(make_model(config, tokenizer))
-    weights = read_weights(weights_file, {name: (tuple(t.shape), t.dtype) for name, t in shapes.items()})
-    model = make_model(config, tokenizer)
-    load_weights(model, weights)
+    with Unfilled():
+        model = make_model(config, tokenizer)
+    load_weights(
+        model,
+        read_weights(weights_file, {name: (tuple(t.shape), t.dtype) for name, t in weights_of(model).items()}),
+    )
     return model.eval(), tokenizer, config
 
 
@@ -302,7 +305,8 @@ def _require_size(config: Config, tokenizer: Tokenizer, weights_file: Path) -> N
     layers = model.encoder_layers + model.decoder_layers
     if layers > MAX_LAYERS:
         raise ModelError(f"config.toml beside {weights_file}: {layers} layers; a model has at most {MAX_LAYERS}")
-    least = 4 * model.d_model * (2 * model.d_ff * layers + tokenizer.tgt_vocab_size)  # bytes; feed-forward, embeddings
+    layer = 2 * model.d_ff + 2 * model.d_model  # rows of D: feed-forward; queries and output of one attention
+    least = 4 * model.d_model * (layer * layers + tokenizer.tgt_vocab_size)  # bytes
     if weights_file.is_file() and weights_file.stat().st_size < least:
         raise ModelError(
             f"{weights_file}: {weights_file.stat().st_size} bytes; a model as in config.toml has at least {least}"

@@ -11,7 +11,6 @@ from mtattn.checkpoint import load_model
 from mtattn.ensemble import Ensemble
 from mtattn.errors import ConfigError, ModelError
 from mtattn.glossary import load_glossary
-from mtattn.mbr import MinimumBayesRisk
 from mtattn.translate import Translator, load_translator
 
 
@@ -78,6 +77,8 @@ def add_mbr(translator: Translator, num_candidates: int, *, beam: int | None) ->
     Raises:
         ConfigError: fewer than 2 candidates, or than are to be returned, or more than the beam.
     """
+    from mtattn.mbr import MinimumBayesRisk  # sacrebleu, which takes a third of a second to import
+
     config, sampled = translator.config, translator.config.search == "sample"
     if num_candidates < max(2, config.nbest):
         raise ConfigError(f"--mbr {num_candidates}: give at least 2 candidates, and at least --nbest ({config.nbest})")

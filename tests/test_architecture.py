@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "storage": "",
     "tmx": "",
     "tokenizer": "",
+    "unfilled": "",
     "decode": "beam processors sampling",
     "readers": "hub tmx",
     "sources": "hub readers",
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "config": "batching corpus decode loss model optim tokenizer",
     # 3: runs, and what is made from them
     "card": "config",
-    "checkpoint": "config metrics model storage tokenizer",
+    "checkpoint": "config metrics model storage tokenizer unfilled",
     "prepare": "config corpus examples progress tokenizer",
     "translate": "batching checkpoint config corpus decode model prefix processors segments tokenizer",
 }
