@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtattn.errors import ConfigError, FileError, MtattnError
-from mtattn.interrupts import Interrupted
+from mtattn.interrupts import Interrupted, leave
 
 if TYPE_CHECKING:
     import torch
@@ -292,7 +292,7 @@ def main() -> None:
     try:
         app()
     except Interrupted as interrupted:
-        sys.exit(interrupted.exit_code)
+        leave(interrupted.exit_code)
     except Exception as error:
         if "--debug" in sys.argv:
             raise

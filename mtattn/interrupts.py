@@ -2,9 +2,16 @@
 
 import os
 import signal
+import sys
+import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+INTERRUPTIBLE = "mtattn: interruptible"  # the name of the threads that `interruptible` makes
 
 
 class Interrupted(BaseException):
@@ -49,3 +56,45 @@ class Interrupts:
         """Raise Interrupted when a signal came while it was deferred."""
         if self._signal is not None:
             raise Interrupted(EXIT_CODES[self._signal])
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """Do long work inside a library in such a way that a signal still takes effect at once.
+
+    Python runs signal handlers in the main thread, between two instructions of its own, so a library's call of minutes
+    would hold them off for minutes. In a thread of its own the call leaves the main thread free to handle them, if the
+    library lets go of Python's lock. When a handler raises, the thread is left behind; see `leave`.
+
+    Returns:
+        What the work returned.
+
+    Raises:
+        What the work, or a signal handler, raised.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name=INTERRUPTIBLE, daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End the program: in good order, or at once where a thread was left behind inside a library.
+
+    Such a thread would go on while Python and the library are taken down under it, and crash.
+    """
+    if any(thread.name == INTERRUPTIBLE for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import sentencepiece
 
 from mtattn.errors import CorpusError, ModelError
+from mtattn.interrupts import interruptible
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 NUM_RESERVED = 4 + 256  # the four special pieces, and one piece a byte (byte_fallback), so that <unk> cannot appear
@@ -183,22 +185,24 @@ def _train_one(lines: list[str], config: TokenizerConfig, seed: int) -> bytes:
     while True:
         model = BytesIO()
         sentencepiece.set_random_generator_seed(seed % 2**32)
+        train = partial(
+            sentencepiece.SentencePieceTrainer.train,
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            normalization_rule_name=config.normalization,
+            hard_vocab_limit=False,
+            pad_id=PAD_ID,
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            unk_id=UNK_ID,
+            minloglevel=2,
+        )
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(lines),
-                model_writer=model,
-                model_type=config.kind,
-                vocab_size=vocab_size,
-                byte_fallback=True,
-                character_coverage=0.9995,
-                normalization_rule_name=config.normalization,
-                hard_vocab_limit=False,
-                pad_id=PAD_ID,
-                bos_id=BOS_ID,
-                eos_id=EOS_ID,
-                unk_id=UNK_ID,
-                minloglevel=2,
-            )
+            interruptible(train)  # minutes, for a million lines
         except (RuntimeError, OSError) as error:
             vocab_size = _largest_possible(str(error), vocab_size)
         else:

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
-from mtattn.interrupts import Interrupted, Interrupts
+from mtattn.interrupts import Interrupted, Interrupts, interruptible, leave
 
 BOTH = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 
@@ -67,3 +69,28 @@ def test_the_handlers_from_before_come_back() -> None:
     with Interrupts():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_interruptible_work_returns_and_raises() -> None:
+    assert interruptible(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 / 0)
+
+
+@BOTH
+def test_a_signal_takes_effect_inside_a_librarys_call(number: signal.Signals, code: int) -> None:
+    def work() -> None:
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        try:
+            with Interrupts():
+                interruptible(lambda: time.sleep(60))  # C code that lets go of Python's lock
+        except Interrupted as interrupted:
+            leave(interrupted.exit_code)
+
+    assert exit_status(work) == code
+
+
+def test_leaving_in_good_order() -> None:
+    with pytest.raises(SystemExit) as left:
+        leave(143)
+    assert left.value.code == 143
