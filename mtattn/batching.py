@@ -5,7 +5,7 @@ Legend: B batch, S source, T target (both with EOS).
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -86,6 +86,23 @@ class Batch:
         """The same batch on another device."""
         moved = [tensor.to(device, non_blocking=True) for tensor in (self.src, self.tgt_in, self.tgt_out)]
         return Batch(moved[0], moved[1], moved[2], self.num_tokens, self.indices)
+
+    def rows(self, chosen: slice, pad_id: int) -> "Batch":
+        """Some of its pairs, as wide as the whole."""
+        tgt_out = self.tgt_out[chosen]
+        num_tokens = int((tgt_out != pad_id).sum())
+        return Batch(self.src[chosen], self.tgt_in[chosen], tgt_out, num_tokens, self.indices[chosen])
+
+
+def pair_names(batches: Sequence[Batch], numbers: IntArray, most: int = 10) -> str:
+    """The pairs of some batches as a user counts them: "training pairs 3, 17, ...".
+
+    Args:
+        numbers: an example's number -> its row in the corpus.
+    """
+    rows = sorted(int(numbers[i]) + 1 for batch in batches for i in batch.indices)
+    named = ", ".join(map(str, rows[:most])) + (", ..." if len(rows) > most else "")
+    return f"training pair{'s' if len(rows) > 1 else ''} {named}"
 
 
 def pad(rows: Sequence[Sequence[int] | IntArray], pad_id: int, multiple: int = 1) -> Tensor:
@@ -170,6 +187,7 @@ class Batches:
         sampling: subword regularisation's strength (TokenizerConfig.sampling).
         batch_tokens: see `plan_epoch`.
         multiple: lengths are padded to multiples of this, so that a run meets few shapes.
+        chosen: function from an epoch to the numbers of the pairs in it; None: all of them in every epoch.
     """
 
     def __init__(
@@ -183,10 +201,11 @@ class Batches:
         sampling: float = 0.0,
         texts: Any = None,
         multiple: int = 1,
+        chosen: Callable[[int], IntArray] | None = None,
     ) -> None:
         self._src, self._tgt, self._tokenizer = src, tgt, tokenizer
         self._batch_tokens, self._seed, self._multiple = batch_tokens, seed, multiple
-        self._sampling, self._texts = sampling, texts
+        self._sampling, self._texts, self._chosen = sampling, texts, chosen
         # Two are kept, since the thread of `stream` may be an epoch ahead of the loop; lru_cache is thread-safe.
         self._plans = lru_cache(maxsize=2)(self._plan)
 
@@ -195,8 +214,10 @@ class Batches:
         return self._plans(epoch)
 
     def _plan(self, epoch: int) -> list[IntArray]:
-        lens = self._src.lens, self._tgt.lens
-        return plan_epoch(*lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
+        numbers = np.arange(len(self._tgt)) if self._chosen is None else self._chosen(epoch)
+        lens = self._src.lens[numbers], self._tgt.lens[numbers]
+        plan = plan_epoch(*lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
+        return [numbers[batch] for batch in plan]
 
     def at(self, position: Position) -> Batch:
         """The batch at a position; the same whenever it is asked for."""
@@ -210,6 +231,12 @@ class Batches:
     def _collate(self, src: Sequence[Any], tgt: Sequence[Any], chosen: IntArray) -> Batch:
         ids = self._tokenizer
         return collate(src, tgt, chosen, pad_id=ids.pad_id, bos_id=ids.bos_id, multiple=self._multiple)
+
+    def largest(self, epoch: int = 0) -> Batch:
+        """The batch of an epoch that takes the most memory: the most positions, and of these the longest."""
+        longest = [(self._src.lens[chosen].max(), self._tgt.lens[chosen].max()) for chosen in self.plan(epoch)]
+        sizes = [(len(c) * (s + t), max(s, t)) for c, (s, t) in zip(self.plan(epoch), longest, strict=True)]
+        return self.at(Position(epoch, max(range(len(sizes)), key=sizes.__getitem__)))
 
     def stream(self, start: Position, ahead: int = 4) -> Generator[tuple[Batch, Position]]:
         """Yield (batch, the position after it) for ever, from `start` on.

@@ -24,6 +24,16 @@ class MetricsFile:
         """Bytes written so far; a checkpoint remembers it."""
         return self.path.stat().st_size if self.path.exists() else 0
 
+    def read(self) -> list[dict[str, Any]]:
+        """Every line, oldest first; one that is no JSON object is left out."""
+        found = []
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return [line for line in found if isinstance(line, dict)]
+
     def append(self, line: dict[str, Any]) -> None:
         """Write one line, which is on the disk when this returns.
 
@@ -47,3 +57,13 @@ class MetricsFile:
         else:
             with self.path.open("ab") as file:
                 file.truncate(size)
+
+
+class UnwrittenMetrics(MetricsFile):
+    """The same record as a process sees it that leaves writing to another."""
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write nothing."""
+
+    def cut(self, size: int, warn: Callable[[str], None]) -> None:
+        """Forget nothing."""

@@ -1,5 +1,6 @@
 """What a person sees on stderr while work goes on: a bar on a terminal, a plain line every few seconds elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ class Reporter:
     """Notes, warnings and bars on stderr, and all but the bars in the run's train.log once there is one."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        quiet = os.environ.get("RANK", "0") != "0"  # of the processes that torchrun starts, the first one speaks
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
         self._log: TextIO | None = None
 
     def log_to(self, path: Path) -> None:

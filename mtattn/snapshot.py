@@ -30,6 +30,7 @@ class TrainState:
     nats: float = 0.0  # loss since the last "train" line, and the tokens it sums over
     num_tokens: int = 0
     metrics_bytes: int = 0
+    parts: dict[str, int] = field(default_factory=dict)  # what did not fit into memory whole; see mtattn.splitting
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
