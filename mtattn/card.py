@@ -9,6 +9,9 @@ from mtattn.config import Config
 def model_card(config: Config, scores: Mapping[str, Any], num_pairs: int) -> str:
     """README.md of a released model, with the metadata block that model hubs read."""
     data, model = config.data, config.model
+    tuned = scores.get("finetune")
+    changed = "".join(f"\n- {line}." for line in before_and_after(tuned)) if tuned else ""
+    origin = f"\n- Fine-tuned from `{tuned['from']}` (weights {tuned['from_weights'][:12]})." if tuned else ""
     return f"""---
 language: ["{data.src}", "{data.tgt}"]
 license: unknown
@@ -24,6 +27,19 @@ Translate with `mtattn translate THIS_FOLDER < text.{data.src}`.
   `license` above.
 - Model: d_model {model.d_model}, d_ff {model.d_ff}, {model.num_heads} heads, {model.encoder_layers} encoder and
   {model.decoder_layers} decoder layers.
-- Best greedy BLEU on the dev split while training: {scores["dev_bleu"]:.1f} (step {scores["step"]}).
+- Best greedy BLEU on the dev split while training: {scores["dev_bleu"]:.1f} (step {scores["step"]}).{origin}{changed}
 - `config.toml` says how it was trained; `MANIFEST.json` lists each file's size and sha256.
 """
+
+
+def before_and_after(finetune: Mapping[str, Any]) -> list[str]:
+    """What fine-tuning changed (scores.json, "finetune"): one line for each dev set that was scored both times."""
+    lines = []
+    for name, title in (("new_dev", "New dev set"), ("old_dev", "Old dev set")):
+        before, after = finetune[name]["before"], finetune[name]["after"]
+        if before and after:
+            lines.append(
+                f"{title}: BLEU {before['bleu']:.1f} -> {after['bleu']:.1f} ({after['bleu'] - before['bleu']:+.1f}), "
+                f"chrF {before['chrf']:.1f} -> {after['chrf']:.1f} (greedy)"
+            )
+    return lines

@@ -73,6 +73,11 @@ def train(
     run: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME.")] = None,
     set_: SetOption = [],  # noqa: B006
     device: DeviceOption = Device.auto,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Fine-tune this run or released model.")
+    ] = None,
+    mix: Annotated[float | None, typer.Option(help="Share of an epoch that is MODEL's old data, such as 0.5.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after so much training; sizes suit it.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, replacing what the run directory holds.")] = False,
     allow_changed_data: Annotated[
         bool, typer.Option("--allow-changed-data", help="Resume although the training files changed.")
@@ -81,21 +86,26 @@ def train(
 ) -> None:
     """Train a translator, or go on with a run that was stopped."""
     from mtattn.checkpoint import RunDirectory
-    from mtattn.config import load_config
     from mtattn.progress import Reporter
+    from mtattn.resolve import resolve
 
-    files = _file_overrides(src_file, tgt_file, dev_src, dev_tgt)
-    loaded = load_config(config or (None if files else "toy"), [*files, *set_])
+    overrides = _file_overrides(src_file, tgt_file, dev_src, dev_tgt)
+    named = config or (None if overrides or from_ else "toy")
+    flags = {"finetune.mix": mix, "train.max_minutes": max_minutes}
+    overrides += [*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_]
+    report, chosen = Reporter(), _device(device)
+    directory = RunDirectory(run or Path("runs") / _run_name(config, src_file))
+    resolved = resolve(named, overrides, directory, report, device=chosen, origin=from_, fresh=fresh)
+    if not dry_run:
+        report.note(f"config: {named or 'chosen for your files'}; run directory: {directory.path}")
+    for note in resolved.notes:
+        report.note(note)
     if dry_run:
-        typer.echo(loaded.to_toml(), nl=False)
+        typer.echo(resolved.config.to_toml(), nl=False)
         return
     from mtattn.train import train
 
-    report = Reporter()
-    directory = RunDirectory(run or Path("runs") / _run_name(config, src_file))
-    named = config or ("the defaults, on your files" if files else "toy")
-    report.note(f"config: {named}; run directory: {directory.path}")
-    train(loaded, directory, report, device=_device(device), fresh=fresh, allow_changed_data=allow_changed_data)
+    train(resolved.config, directory, report, device=chosen, fresh=fresh, allow_changed_data=allow_changed_data)
 
 
 @app.command()

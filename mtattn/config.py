@@ -6,7 +6,7 @@ Each section is the frozen dataclass that stands beside the code it configures; 
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig
 from mtattn.errors import ConfigError
 from mtattn.loss import LossConfig
+from mtattn.mixing import FinetuneConfig
 from mtattn.model import PRESETS, ModelConfig
 from mtattn.optim import OptimConfig
 from mtattn.tokenizer import TokenizerConfig
@@ -87,6 +88,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
@@ -124,10 +126,29 @@ def load_config(source: str | None, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: no such file, no TOML, an unknown key, a wrong type or a value that is not allowed.
     """
+    table, where = read_table(source, overrides)
+    return parse_config(table, where)
+
+
+def read_table(source: str | None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """What a config and `--set` say themselves, before any default and unchecked, and its name for errors.
+
+    Raises:
+        ConfigError: no such file, no TOML, an override that is none, or an unknown `model.preset`.
+    """
     where, table = ("the defaults", {}) if source is None else _read(source)
     for override in overrides:
         _apply(table, override)
-    return parse_config(table, where)
+    return _with_preset(table, where), where
+
+
+def laid_over(table: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `base`, but where `table` says something, that; section by section, key by key."""
+    merged = dict(base)
+    for section, values in table.items():
+        under = merged.get(section)
+        merged[section] = {**under, **values} if isinstance(under, dict) and isinstance(values, dict) else values
+    return merged
 
 
 def with_overrides(config: Config, overrides: Sequence[str], section: str) -> Config:

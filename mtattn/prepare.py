@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mtattn.config import Config
 from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus
+from mtattn.errors import ConfigError, CorpusError
 from mtattn.examples import Examples, encode_corpus
+from mtattn.mixing import Mixture
 from mtattn.progress import Reporter
 from mtattn.tokenizer import Tokenizer, train_tokenizer
 
@@ -23,14 +25,28 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class OldData:
+    """What is there of the data of a model to fine-tune: its training corpus if it is mixed in, and its dev set."""
+
+    corpus: LoadedCorpus | None = None
+    dev: Pairs | None = None
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """What the train loop works on. `files` maps each local training file to the sha256 of its content."""
+    """What the train loop works on.
+
+    files: each local training file, and the sha256 of its content. mixture: which pairs an epoch has; None: all.
+    old_dev: the dev set of the model that is fine-tuned.
+    """
 
     corpus: LoadedCorpus
     dev: Pairs
     tokenizer: Tokenizer
     examples: Examples
     files: dict[str, str]
+    mixture: Mixture | None = None
+    old_dev: Pairs | None = None
 
     def texts(self, indices: Sequence[int]) -> tuple[list[str], list[str]]:
         """The training pairs behind these examples, as text."""
@@ -53,18 +69,28 @@ def load_split(data: DataConfig, split: str) -> Pairs:
     return Pairs(list(rows["src"]), list(rows["tgt"]))
 
 
-def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter) -> Prepared:
-    """Read the corpora, hold out a part when there is no dev corpus, train the tokenizer unless given, encode."""
+def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: OldData | None = None) -> Prepared:
+    """Read the corpora, hold out a part when there is no dev corpus, train the tokenizer unless given, encode.
+
+    Args:
+        old: data of the model that is fine-tuned; its training pairs follow the new ones.
+    """
+    old = old or OldData()
     with report.bar("reading the corpus", None):
         corpus = load_corpus(config.data.train, config.data, cache_dir=cache_folder() / "corpora")
     report.note(f"training corpus: {len(corpus.dataset):,} pairs{_listed(corpus.dropped)}")
-    dev = load_split(config.data, "dev") if config.data.dev else _held_out(corpus, config, report)
-    held_out = set[str]()
+    dev = load_split(config.data, "dev") if config.data.dev else _hold_out(corpus, config, report)
+    kept_out = set[str]()
     if config.filter.leaked or not config.data.dev:
-        held_out.update(dev.src, dev.tgt)
+        kept_out.update(dev.src, dev.tgt)
     if config.filter.leaked and config.data.test:
         test = load_split(config.data, "test")
-        held_out.update(test.src, test.tgt)
+        kept_out.update(test.src, test.tgt)
+    if old.dev is not None and (config.filter.leaked or not config.finetune.old.dev):
+        kept_out.update(old.dev.src, old.dev.tgt)
+    num_new = len(corpus.dataset)
+    if old.corpus is not None:
+        corpus = _joined(corpus, old.corpus)
     if tokenizer is None:
         with report.bar("training the tokenizer", None):
             most = max(1, config.tokenizer.max_sentences // (2 if config.tokenizer.joint else 1))
@@ -72,12 +98,13 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter) -> Pr
             tokenizer, notes = train_tokenizer(src, tgt, config.tokenizer, seed=config.train.seed)
         for note in notes:
             report.note(note)
+    _require_positions(config, tokenizer, dev)
     with report.bar("encoding", len(corpus.dataset)) as bar:
         examples = encode_corpus(
             corpus,
             tokenizer,
             config.filter,
-            frozenset(held_out - {""}),
+            frozenset(kept_out - {""}),
             cache_dir=cache_folder() / "examples",
             done=bar.advance,
         )
@@ -86,17 +113,73 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter) -> Pr
         f"training examples: {len(examples.tgt):,} pairs{_listed(examples.dropped)}, {tokens[0]:,} source and "
         f"{tokens[1]:,} target tokens; {len(dev.src):,} pairs for validation"
     )
-    return Prepared(corpus, dev, tokenizer, examples, corpus.files)
+    mixture = _mixture(config, examples, num_new, report) if old.corpus is not None else None
+    return Prepared(corpus, dev, tokenizer, examples, corpus.files, mixture, old.dev)
 
 
-def _held_out(corpus: LoadedCorpus, config: Config, report: Reporter) -> Pairs:
-    """A seeded choice of training pairs; the filter then keeps their sentences out of training."""
+def held_out(corpus: LoadedCorpus, most: int, seed: int) -> Pairs:
+    """A seeded choice of at most `most` training pairs, and at most a tenth of them, to validate on."""
     total = len(corpus.dataset)
-    count = min(config.train.hold_out, max(1, total // 10))
-    chosen = np.sort(np.random.default_rng(config.train.seed).choice(total, count, replace=False))
-    report.note(f"no dev corpus is named: {count:,} of {total:,} pairs are held out for validation")
-    rows = corpus.dataset[chosen]
+    count = min(most, max(1, total // 10))
+    rows = corpus.dataset[np.sort(np.random.default_rng(seed).choice(total, count, replace=False))]
     return Pairs(list(rows["src"]), list(rows["tgt"]))
+
+
+def _hold_out(corpus: LoadedCorpus, config: Config, report: Reporter) -> Pairs:
+    """The held-out pairs; the filter then keeps their sentences out of training."""
+    pairs = held_out(corpus, config.train.hold_out, config.train.seed)
+    report.note(
+        f"no dev corpus is named: {len(pairs.src):,} of {len(corpus.dataset):,} pairs are held out for validation"
+    )
+    return pairs
+
+
+def _joined(new: LoadedCorpus, old: LoadedCorpus) -> LoadedCorpus:
+    """The pairs of both, the new ones first."""
+    from datasets import concatenate_datasets
+
+    return replace(new, dataset=concatenate_datasets([new.dataset, old.dataset]), files={**old.files, **new.files})
+
+
+def _mixture(config: Config, examples: Examples, num_new: int, report: Reporter) -> Mixture:
+    """How old and new examples make an epoch, told to the user.
+
+    Raises:
+        CorpusError: the filters left no new pair.
+    """
+    is_new = examples.numbers < num_new
+    if not is_new.any():
+        raise CorpusError("no new training pair is left after filtering; loosen [filter]")
+    mixture = Mixture(np.flatnonzero(is_new), np.flatnonzero(~is_new), config.finetune.mix, config.train.seed)
+    all_there_are = ", all there are" if mixture.num_old == len(mixture.old) else ""
+    report.note(
+        f"an epoch has all {len(mixture.new):,} new pairs and another draw of {mixture.num_old:,} old ones"
+        f"{all_there_are} (finetune.mix = {config.finetune.mix:g})"
+    )
+    return mixture
+
+
+def _require_positions(config: Config, tokenizer: Tokenizer, dev: Pairs) -> None:
+    """Refuse a dev pair that reaches beyond a table of learned positions: its loss could not be computed.
+
+    Translating does not need this, since it splits what is longer than filter.max_len; nor do training pairs.
+
+    Raises:
+        ConfigError: names the longest.
+    """
+    position = config.model.position
+    if position.kind != "learned":
+        return
+    lens = [
+        max(map(len, ids)) for ids in zip(tokenizer.encode_src(dev.src), tokenizer.encode_tgt(dev.tgt), strict=True)
+    ]
+    longest = max(lens, default=0)
+    if longest > position.max_len:
+        raise ConfigError(
+            f"dev pair {lens.index(longest) + 1} has {longest} pieces, but learned positions exist up to "
+            f"model.position.max_len = {position.max_len}; raise that to {longest} or more, take another kind, "
+            "or leave the pair out of the dev set"
+        )
 
 
 def _column(corpus: LoadedCorpus, side: str, most: int) -> Iterator[str]:

@@ -36,9 +36,12 @@ def resumed_config(asked: Config, run: RunDirectory) -> Config:
 
 def lineage(config: Config, tokenizer: Tokenizer, files: Mapping[str, str]) -> dict[str, Any]:
     """What a checkpoint says of its origin, for `require_same` to compare; JSON values."""
-    table = asdict(replace(config, decode=Config().decode))
+    table = asdict(config)
+    del table["decode"]
     for name in MAY_CHANGE:
         del table["train"][name]
+    if not config.finetune.model:
+        del table["finetune"]
     return {
         "config": json.loads(json.dumps(table)),  # tuples become lists, as when it is read back
         "tokenizer": tokenizer_hashes(tokenizer),

@@ -22,6 +22,7 @@ from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
 from mtattn.config import Config
 from mtattn.errors import DivergedError
+from mtattn.finetune import Finetuning, load_origin, lowered, old_data
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.memory import keep_freed_memory
 from mtattn.objective import batch_loss
@@ -75,12 +76,14 @@ def train(
             tokenizer = Tokenizer.load(run.path)
         elif not fresh:
             run.require_unmarked()
+        if config.finetune.model and tokenizer is None:
+            tokenizer = load_origin(config.finetune)[1]
         if config.train.precision == "auto":
             chosen, why = choose_precision(device)
             report.note(f"precision: {chosen} ({why})")
             config = replace(config, train=replace(config.train, precision=chosen))
         torch.set_num_threads(config.train.threads or torch.get_num_threads())
-        prepared = prepare(config, tokenizer, report)
+        prepared = prepare(config, tokenizer, report, old_data(config, report))
         if fresh:
             report.note(f"--fresh: replacing what {run.path} held")
             run.clear()
@@ -113,7 +116,9 @@ class Trainer:
             seed=config.train.seed,
             sampling=config.tokenizer.sampling,
             texts=data.texts,
+            chosen=data.mixture,
         )
+        self.finetuning = Finetuning(config, data, run, report, interrupts.check) if config.finetune.model else None
         self._start()
         parameters = sum(p.numel() for p in self.model.parameters())
         report.note(f"model: {parameters:,} parameters on {device}; {torch.get_num_threads()} CPU threads")
@@ -125,7 +130,7 @@ class Trainer:
         self.average = make_model(self.config, self.data.tokenizer).to(self.device) if self.config.train.ema else None
         if self.average is not None:
             load_weights(self.average, weights_of(self.model))
-        self.optimizers = make_optimizers(self.model, self.config.optim)
+        self.optimizers = make_optimizers(self.model, lowered(self.config))
         self.working = WorkingModel(self.model, getattr(torch, self.config.train.precision))
         self.state = TrainState()
         saved = self.run.newest(self.report.warn)
@@ -133,6 +138,9 @@ class Trainer:
             self._resume(saved)
             self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
         self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
+        if saved is None and self.finetuning is not None:
+            self.finetuning.begin([self.model] if self.average is None else [self.model, self.average])
+            self.state.valid_due = True  # what the model scores as it comes
         self.working.push_weights()
 
     # --- the loop -------------------------------------------------------------------------------------------------
@@ -285,6 +293,7 @@ class Trainer:
                 self.data.tokenizer,
                 dev,
                 self.config.decode,
+                max_len=self.config.filter.max_len,
                 epochs=self._epochs(),
                 tgt_tokens=self.state.tgt_tokens,
                 trained_on=self._trained_on(),
@@ -366,7 +375,9 @@ class Trainer:
 
     def _finish(self, reason: str) -> TrainResult:
         state = self.state
-        scores = {"dev_bleu": state.best_bleu, "step": state.best_step, "tgt_tokens": state.tgt_tokens}
+        scores: dict[str, Any] = {"dev_bleu": state.best_bleu, "step": state.best_step, "tgt_tokens": state.tgt_tokens}
+        if self.finetuning is not None:
+            scores["finetune"] = self.finetuning.end(state.best_step, self.device)
         card = model_card(self.config, scores, len(self.data.examples.tgt))
         self.run.release(self.config, self.data.tokenizer, scores, card)
         self.report.note(

@@ -51,6 +51,7 @@ def validate(
     dev: Pairs,
     decode: DecodeConfig,
     *,
+    max_len: int = 256,
     epochs: float = 0.0,
     tgt_tokens: int = 0,
     trained_on: Pairs | None = None,
@@ -59,13 +60,13 @@ def validate(
     """Score a model on the dev split, and look whether it is healthy.
 
     Args:
+        max_len: source pieces that the model was trained on at most; a longer line is translated in parts.
         epochs, tgt_tokens: how long the model has trained; it is not judged before it has had a chance.
         trained_on: some training pairs, to compare their loss with dev's.
         check: called between batches; may raise to give up.
     """
     loss = dev_loss(model, tokenizer, dev, check)
-    greedy = replace(decode, search="beam", beam_size=1, nbest=1)
-    translator = Translator(model, tokenizer, greedy)
+    translator = greedy_translator(model, tokenizer, decode, max_len=max_len)
     translations = list(translator.translate(dev.src, lambda _: check()))
     outputs = [translation.text for translation in translations]
     samples = [(dev.src[i], dev.tgt[i], outputs[i]) for i in _spread(len(outputs), NUM_SAMPLES)]
@@ -75,6 +76,13 @@ def validate(
     train_loss = dev_loss(model, tokenizer, trained_on, check) if trained_on is not None else None
     evidence = _evidence(translator, dev, translations, scores, loss, train_loss)
     return Validation(loss, scores, samples, alarms(evidence))
+
+
+def greedy_translator(
+    model: Transformer, tokenizer: Tokenizer, decode: DecodeConfig, *, max_len: int = 256
+) -> Translator:
+    """Translates as validation does: the one best token at a time."""
+    return Translator(model, tokenizer, replace(decode, search="beam", beam_size=1, nbest=1), max_len=max_len)
 
 
 def _evidence(

@@ -43,17 +43,18 @@ MAY_IMPORT = {
     # 1: what joins two of them
     "batching": "tokenizer",
     "examples": "batching corpus tokenizer",
+    "mixing": "batching corpus",
     "model": "attention dropout",
     "objective": "batching loss model",
     "precision": "model",
     "snapshot": "batching",
     "textio": "progress",
     # 2: the option classes of levels 0 and 1
-    "config": "batching corpus decode loss model optim tokenizer",
+    "config": "batching corpus decode loss mixing model optim tokenizer",
     # 3: runs, and what is made from them
     "card": "config",
     "checkpoint": "config metrics model storage tokenizer unfilled",
-    "prepare": "config corpus examples progress tokenizer",
+    "prepare": "config corpus examples mixing progress tokenizer",
     "translate": "batching checkpoint config corpus decode model prefix processors segments tokenizer",
 }
 HEAVY = {"torch", "datasets", "matplotlib", "sentencepiece", "numpy", "pyarrow", "sacrebleu"}

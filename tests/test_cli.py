@@ -72,7 +72,7 @@ def test_every_error_has_its_exit_code_and_one_line(
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("mtattn.config.load_config", fail)
+    monkeypatch.setattr("mtattn.resolve.resolve", fail)
     exit_code, out, err = mtattn_("train", "toy", "--dry-run")
     assert (exit_code, out) == (code, "")
     if isinstance(error, Exception):
@@ -102,13 +102,40 @@ def test_the_last_override_wins(mtattn_: Run) -> None:
     assert "seed = 4\n" in out and "seed = 3\n" not in out
 
 
-def test_files_need_no_config(mtattn_: Run) -> None:
+def test_files_need_no_config(mtattn_: Run, tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    for language, name in (("en", "a b.en"), ("de", "x.de")):
+        (tmp_path / f"train.{language}").rename(tmp_path / name)
     files = ["--src-file", "a b.en", "--tgt-file", "x.de", "--dev-src", "d.en", "--dev-tgt", "d.de"]
-    code, out, _ = mtattn_("train", *files, "--dry-run")
+    code, out, err = mtattn_("train", *files, "--dry-run", "--max-minutes", 7)
     assert code == 0
-    data = load_config(None, ['data.train={path="a b.en",target="x.de"}', 'data.dev={path="d.en",target="d.de"}'])
+    assert err.startswith("chosen for 60 pairs")
+    given = ['data.train={path="a b.en",target="x.de"}', 'data.dev={path="d.en",target="d.de"}', "train.max_minutes=7"]
     Path("resolved.toml").write_text(out)
-    assert load_config("resolved.toml") == data
+    resolved = load_config("resolved.toml")
+    assert (resolved.data, resolved.train.max_minutes) == (load_config(None, given).data, 7)
+    for line in err.splitlines()[1:-1]:
+        key, value = line.split("  (")[0].split(" = ")
+        section, name = key.split(".")
+        assert str(getattr(getattr(resolved, section.strip()), name)) == value
+
+
+def test_fine_tuning_from_two_files(mtattn_: Run, trained: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    files = ["--src-file", "train.en", "--tgt-file", "train.de", "--dev-src", "dev.en", "--dev-tgt", "dev.de"]
+    code, out, err = mtattn_("train", "--from", trained, *files, "--mix", 0.25, "--dry-run")
+    assert code == 0
+    Path("resolved.toml").write_text(out)
+    resolved = load_config("resolved.toml")
+    assert (resolved.finetune.model, resolved.finetune.mix) == (str(trained), 0.25)
+    assert resolved.model == load_config(str(trained / "config.toml")).model
+    assert err.startswith(f"fine-tuning {trained} (weights ")
+    assert "finetune.lr_factor = 0.2: learning rates 0.0004 (AdamW) and 0.004 (Muon) instead of 0.002 and 0.02" in err
+    limits = ["--set", "train.max_steps=2", "--set", "train.precision=float32", "--run", "tuned"]
+    code, _, err = mtattn_("train", "--from", trained, *files, *limits)
+    assert code == 0
+    assert "Old dev set: BLEU" in err and "New dev set: BLEU" in err
+    assert mtattn_("train", "--from", "nowhere", *files, "--run", "other")[0] == 3
 
 
 NASTY = [

@@ -7,7 +7,7 @@ import pytest
 
 from mtattn.config import Config, load_config
 from mtattn.corpus import DataConfig
-from mtattn.errors import CorpusError
+from mtattn.errors import ConfigError, CorpusError
 from mtattn.prepare import Prepared, cache_folder, load_split, prepare
 from mtattn.progress import Reporter
 
@@ -119,3 +119,15 @@ def test_the_cache_folder_is_named_by_the_environment(monkeypatch, tmp_path):
 
 def test_load_split_keeps_every_line(corpus):
     assert load_split(DataConfig(folder=str(corpus), dev="dev.{en,de}"), "dev").src[1] == ""
+
+
+def test_a_dev_pair_beyond_the_learned_positions_is_refused(corpus):
+    learned = ('model.position={kind="learned", max_len=40}', "filter.max_len=15")
+    with open(corpus / "dev.de", "a", encoding="utf-8") as german, open(corpus / "dev.en", "a") as english:
+        german.write("ja " * 60 + "\n")
+        english.write("yes\n")
+    with pytest.raises(
+        ConfigError, match=r"dev pair 4 has \d+ pieces, but learned positions exist up to .* = 40; raise"
+    ):
+        prepare(config_of(corpus, *learned), None, Reporter())
+    assert prepare(config_of(corpus, 'model.position={kind="rotary"}'), None, Reporter()).dev.src[3] == "yes"

@@ -273,3 +273,12 @@ def test_early_stopping_counts_validations_without_a_better_score(corpus: Path, 
     result = train_tiny(tiny_config(corpus, "train.patience=1", "train.max_epochs=9"), tmp_path / "run")
     assert result.reason == "BLEU has not risen for 1 validations"
     assert result.step == 10
+
+
+def test_validation_splits_what_learned_positions_cannot_hold(corpus: Path, tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    for language, line in (("en", "a b c d e f g. h a b c d e f g\n"), ("de", "A\n")):
+        with (folder / f"dev.{language}").open("a") as file:
+            file.write(line)
+    learned = ('model.position={kind="learned", max_len=36}', "filter.max_len=20", "train.max_epochs=1")
+    assert train_tiny(tiny_config(folder, *learned), tmp_path / "run").step > 0

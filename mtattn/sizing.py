@@ -1,0 +1,293 @@
+"""Sizes that suit a corpus: vocabulary, width, layers, dropout, batch and epochs, each with its reason.
+
+`SIZES` says what suits how many pairs; the time at hand may ask for a smaller model. Nothing is timed or
+drawn while choosing: the same facts give the same sizes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mtattn.config import Config
+from mtattn.tokenizer import NUM_RESERVED
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True)
+class Size:
+    """What suits a corpus of at least `pairs` pairs; `step_tokens` is batch_tokens times accumulate."""
+
+    pairs: int
+    vocab_size: int
+    d_model: int
+    d_ff: int
+    num_heads: int
+    layers: int  # of the encoder, and of the decoder
+    dropout: float
+    step_tokens: int
+    epochs: int
+
+
+SIZES = (
+    Size(0, 1_500, 128, 512, 4, 2, 0.3, 1_024, 100),
+    Size(8_000, 3_000, 192, 768, 4, 3, 0.3, 2_048, 40),
+    Size(20_000, 6_000, 256, 1_024, 4, 3, 0.3, 8_192, 20),  # configs/multi30k-en-de.toml
+    Size(100_000, 8_000, 256, 1_024, 4, 3, 0.2, 8_192, 15),
+    Size(1_000_000, 16_000, 512, 2_048, 8, 6, 0.1, 32_768, 8),
+)
+MAX_VOCAB_SIZE = 32_000
+FEW_EPOCHS, LITTLE_DROPOUT = 5, 0.1  # a pair that is seen so rarely is not learnt by heart
+TOKENS_PER_WEIGHT = 0.75  # target tokens that a model must at least see for each of its weights; else a smaller one
+DEFAULT_MINUTES = 480.0  # "a night": what a run may take when nothing is said
+VALIDATIONS = 20  # in a run
+
+# Speed. Measured on 2 CPU cores with AVX-512 in float32 (docs/experiments.md): 2,600 target tokens/s at 45 MFLOP each,
+# and 0.06 s a step that no size saves. Those of GPUs are guesses, low ones.
+FLOPS_PER_CORE = 6e10
+MOST_CORES = 8  # more share the same memory, and small models gain little from them
+FLOPS = {"cuda": 1e13, "mps": 1e12}
+STEP_SECONDS = 0.06
+PADDING = 1.1  # positions computed for each token
+CPU_BATCH_TOKENS = 4_096  # a batch of 8,192 leaves 13 % padding instead of 5 % and is no faster on a CPU
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice depends on.
+
+    pairs: training pairs. src_chars, tgt_chars: characters of each side in all. chars_per_word: between white space,
+    which tells scripts that do not write it. num_chars: different characters, but for the rarest (0.05 % of the text).
+    device: "cpu", "cuda" or "mps". cores: CPU threads. max_minutes, max_epochs: the limits
+    that the user gave, else 0.
+    """
+
+    pairs: int
+    src_chars: int
+    tgt_chars: int
+    chars_per_word: float = 5.0
+    num_chars: int = 80
+    device: str = "cpu"
+    cores: int = 2
+    max_minutes: float = 0.0
+    max_epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting that was chosen: its dotted name, its value, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"  {self.key} = {self.value}  ({self.reason})"
+
+
+def measure(dataset: "datasets.Dataset", device: torch.device, max_minutes: float, sample: int = 10_000) -> Facts:
+    """The facts of a corpus, from at most `sample` pairs evenly spread over it, and of this machine."""
+    total = len(dataset)
+    rows = dataset[range(0, total, -(-total // sample))]
+    src, tgt = list(rows["src"]), list(rows["tgt"])
+    scale = total / len(src)
+    counts: Counter[str] = Counter()
+    for text in (*src, *tgt):
+        counts.update(text)
+    letters = sum(counts.values())
+    words = sum(len(text.split()) for text in (*src, *tgt))
+    return Facts(
+        pairs=total,
+        src_chars=round(scale * sum(map(len, src))),
+        tgt_chars=round(scale * sum(map(len, tgt))),
+        chars_per_word=letters / max(words, 1),
+        num_chars=_covering(counts, 0.9995),
+        device=device.type,
+        cores=torch.get_num_threads(),
+        max_minutes=max_minutes,
+    )
+
+
+def _covering(counts: Counter[str], share: float) -> int:
+    """How many of the most frequent characters make up this share of a text."""
+    left = share * sum(counts.values())
+    for number, (_, count) in enumerate(counts.most_common()):
+        if left <= 0:
+            return number
+        left -= count
+    return len(counts)
+
+
+def choose(facts: Facts) -> list[Choice]:
+    """Every setting that depends on the corpus or the machine."""
+    suited = _suited(facts)
+    data, minutes = suited[-1], facts.max_minutes or DEFAULT_MINUTES
+    wanted = facts.max_epochs or data.epochs
+    model = next((size for size in reversed(suited) if _sees_enough(size, facts, minutes)), suited[0])
+    seconds = _seconds_per_epoch(_Shape.of(model, facts), facts, data.step_tokens)
+    reachable = min(float(wanted), 60 * minutes / seconds)
+    chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts)]
+    limited = " that fit into a night; --max-minutes N chooses for N minutes" if reachable < wanted else ""
+    if facts.max_minutes:
+        limited = f"; about {reachable:.1f} fit into {facts.max_minutes:g} minutes, and the clock ends the run"
+    epochs = data.epochs if facts.max_minutes else max(1, math.floor(reachable))
+    chosen.append(Choice("train.max_epochs", epochs, f"as many as {_range(data)} gain from{limited}"))
+    steps = round(reachable * _steps_per_epoch(facts, data))
+    if not 10 <= reachable <= 30:
+        every = max(1, steps // VALIDATIONS)
+        chosen.append(Choice("train.valid_every", every, f"steps; {VALIDATIONS} validations in the run"))
+    return chosen
+
+
+def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list[Choice]:
+    vocab_size = _vocab_size(model, facts)
+    tokens = _tokens(facts, vocab_size)[1]
+    why = f"suits {_range(data)}"
+    if model != data:
+        minutes = f"{facts.max_minutes or DEFAULT_MINUTES:g} minutes"
+        why = f"a larger model for {_range(data)} would not see enough text in {minutes} on this {facts.device}"
+    times = f"a pair is seen about {epochs:.0f} times"
+    few = epochs <= FEW_EPOCHS
+    if vocab_size > model.vocab_size:
+        pieces = f"the text has {facts.num_chars:,} different characters, and each needs room"
+    else:
+        pieces = f"a piece is then seen about {tokens / vocab_size:,.0f} times an epoch on the target side"
+    return [
+        Choice("tokenizer.vocab_size", vocab_size, pieces),
+        Choice("model.d_model", model.d_model, why),
+        Choice("model.d_ff", model.d_ff, "4 times d_model"),
+        Choice("model.num_heads", model.num_heads, f"{model.d_model // model.num_heads} features a head"),
+        Choice("model.encoder_layers", model.layers, "with d_model"),
+        Choice("model.decoder_layers", model.layers, "with d_model"),
+        Choice(
+            "model.dropout",
+            min(data.dropout, LITTLE_DROPOUT) if few else data.dropout,
+            f"{times}, too rarely to be learnt by heart" if few else f"{times} and must not be learnt by heart",
+        ),
+    ]
+
+
+def choose_batch(facts: Facts) -> list[Choice]:
+    """How many tokens make a step, and how many of them are computed at once; on a GPU its memory says that later."""
+    if facts.device != "cpu":
+        return [Choice("train.batch_tokens", "auto", "as much as is needed and memory holds, tried before training")]
+    data = _suited(facts)[-1]
+    tokens, why = data.step_tokens, "a step at once"
+    if tokens > CPU_BATCH_TOKENS:
+        tokens, why = CPU_BATCH_TOKENS, "more at once is mostly padding, and no faster on a CPU"
+    steps = f"{data.step_tokens:,} tokens a step make about {_steps_per_epoch(facts, data):,.0f} steps an epoch"
+    return [
+        Choice("train.batch_tokens", tokens, why),
+        Choice("train.accumulate", data.step_tokens // tokens, steps),
+    ]
+
+
+def _suited(facts: Facts) -> list[Size]:
+    """The rows for so many pairs or fewer."""
+    return [size for size in SIZES if size.pairs <= facts.pairs]
+
+
+def _steps_per_epoch(facts: Facts, data: Size) -> float:
+    return max(1.0, max(_tokens(facts, data.vocab_size)) * PADDING / data.step_tokens)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a model's arithmetic depends on."""
+
+    d_model: int
+    d_ff: int
+    encoder_layers: int
+    decoder_layers: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, size: Size, facts: Facts) -> "_Shape":
+        return cls(size.d_model, size.d_ff, size.layers, size.layers, _vocab_size(size, facts))
+
+    @property
+    def weights(self) -> tuple[int, int]:
+        """Weights that a source token, and that a target token is multiplied with."""
+        attention, feed_forward = 4 * self.d_model**2, 2 * self.d_model * self.d_ff
+        decoder = self.decoder_layers * (2 * attention + feed_forward)
+        return self.encoder_layers * (attention + feed_forward), decoder + self.d_model * self.vocab_size
+
+
+def _vocab_size(size: Size, facts: Facts) -> int:
+    return max(size.vocab_size, min(MAX_VOCAB_SIZE, NUM_RESERVED + 2 * facts.num_chars))
+
+
+def _tokens(facts: Facts, vocab_size: int) -> tuple[int, int]:
+    """About how many pieces each side has: 3 characters each with 1,500 pieces, half a one more for twice as many."""
+    chars = 3 + 0.5 * math.log2(max(vocab_size, 500) / 1_500)
+    if facts.chars_per_word > 15:  # no white space between words: Chinese, Japanese, Thai
+        chars = 1.5
+    return max(1, round(facts.src_chars / chars)), max(1, round(facts.tgt_chars / chars))
+
+
+def _seconds_per_epoch(shape: _Shape, facts: Facts, step_tokens: int) -> float:
+    """Forward and backward need 6 operations a weight and token (Kaplan et al. 2020, section 2.1)."""
+    src, tgt = _tokens(facts, shape.vocab_size)
+    flops = FLOPS.get(facts.device, FLOPS_PER_CORE * min(facts.cores, MOST_CORES))
+    work = 6 * (src * shape.weights[0] + tgt * shape.weights[1])
+    return work / flops + max(src, tgt) * PADDING / step_tokens * STEP_SECONDS
+
+
+def _sees_enough(size: Size, facts: Facts, minutes: float) -> bool:
+    """Whether there is time for TOKENS_PER_WEIGHT, were the corpus large enough for it."""
+    shape = _Shape.of(size, facts)
+    seconds_per_token = _seconds_per_epoch(shape, facts, size.step_tokens) / _tokens(facts, shape.vocab_size)[1]
+    return 60 * minutes / seconds_per_token >= TOKENS_PER_WEIGHT * sum(shape.weights)
+
+
+def estimate(config: Config, facts: Facts) -> str:
+    """About how long a run will take, in words."""
+    model, train = config.model, config.train
+    shape = _Shape(model.d_model, model.d_ff, model.encoder_layers, model.decoder_layers, config.tokenizer.vocab_size)
+    fixed = train.batch_tokens != "auto"
+    step_tokens = int(train.batch_tokens) * train.accumulate if fixed else _suited(facts)[-1].step_tokens
+    minutes = _seconds_per_epoch(shape, facts, step_tokens) / 60
+    tokens = _tokens(facts, shape.vocab_size)[1]
+    limits = [
+        limit
+        for limit in (
+            train.max_epochs * minutes,
+            train.max_steps * step_tokens / PADDING / tokens * minutes,
+            train.max_minutes,
+        )
+        if limit
+    ]
+    on = f"{facts.cores} CPU threads" if facts.device == "cpu" else f"{facts.device}, whose speed is a guess"
+    speed = f"{tokens / minutes / 60:,.0f} a second on {on}"
+    return (
+        f"an epoch: about {tokens:,} target tokens, {_duration(minutes)}, {speed}; "
+        f"training takes about {_duration(min(limits))}, validation not counted"
+    )
+
+
+def _duration(minutes: float) -> str:
+    if minutes < 2:
+        return f"{60 * minutes:.0f} seconds"
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
+def _range(size: Size) -> str:
+    """The numbers of pairs that a row is for, in words."""
+    following = [other.pairs for other in SIZES if other.pairs > size.pairs]
+    if not following:
+        return f"{size.pairs:,} pairs and more"
+    return f"{size.pairs:,} to {following[0]:,} pairs" if size.pairs else f"fewer than {following[0]:,} pairs"
+
+
+def as_table(choices: Sequence[Choice]) -> dict[str, dict[str, Any]]:
+    """The choices as config sections."""
+    table: dict[str, dict[str, Any]] = {}
+    for choice in choices:
+        section, key = choice.key.split(".")
+        table.setdefault(section, {})[key] = choice.value
+    return table

@@ -1,0 +1,183 @@
+"""Sizing: the rules at their borders, never smaller for more data or more time, and what is given wins."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_run import Notes, train_tiny, write_corpus
+
+from mtattn.checkpoint import RunDirectory
+from mtattn.config import Config, load_config, parse_config
+from mtattn.errors import ConfigError, CorpusError
+from mtattn.resolve import Resolved, resolve
+from mtattn.sizing import SIZES, Facts, as_table, choose, choose_batch, estimate, measure
+
+CPU = torch.device("cpu")
+GROWING = ("tokenizer.vocab_size", "model.d_model", "model.d_ff", "model.num_heads", "model.encoder_layers")
+pairs = st.integers(1, 3_000_000)
+minutes = st.sampled_from([0.0, 0.5, 5.0, 20.0, 60.0, 1000.0])
+devices = st.sampled_from(["cpu", "cuda"])
+
+
+def facts(count: int, **known: Any) -> Facts:
+    """A corpus of captions: 62 and 72 characters a pair, as in Multi30k."""
+    return Facts(count, 62 * count, 72 * count, **known)
+
+
+def chosen(found: Facts) -> dict[str, Any]:
+    return {choice.key: choice.value for choice in choose(found)}
+
+
+@pytest.mark.parametrize("before, size", list(zip((None, *SIZES), SIZES, strict=False)))
+def test_a_row_begins_at_its_number_of_pairs(before: Any, size: Any) -> None:
+    found = chosen(facts(max(size.pairs, 1), device="cuda"))
+    assert (found["model.d_model"], found["tokenizer.vocab_size"]) == (size.d_model, size.vocab_size)
+    assert (found["model.dropout"], found["train.max_epochs"]) == (size.dropout, size.epochs)
+    if before is not None:
+        assert chosen(facts(size.pairs - 1, device="cuda"))["tokenizer.vocab_size"] == before.vocab_size
+
+
+def test_captions_get_what_was_measured_to_be_good() -> None:
+    config, best = parse_config(as_table(choose(facts(29_000))), "chosen"), load_config("multi30k-en-de")
+    assert config.model == best.model
+    assert config.tokenizer == best.tokenizer
+    assert (config.train.batch_tokens, config.train.accumulate) == (best.train.batch_tokens, best.train.accumulate)
+
+
+@given(pairs, pairs, minutes, devices)
+def test_more_pairs_never_make_a_model_smaller(one: int, other: int, limit: float, device: str) -> None:
+    less, more = (chosen(facts(count, max_minutes=limit, device=device)) for count in sorted((one, other)))
+    assert all(less[key] <= more[key] for key in GROWING)
+    assert less["model.dropout"] >= more["model.dropout"]
+    assert less["train.max_epochs"] >= more["train.max_epochs"]
+
+
+@given(pairs, st.floats(0.1, 1e4), st.floats(0.1, 1e4))
+def test_more_time_never_makes_a_model_smaller(count: int, one: float, other: float) -> None:
+    less, more = (chosen(facts(count, max_minutes=limit)) for limit in sorted((one, other)))
+    assert all(less[key] <= more[key] for key in GROWING)
+
+
+@given(pairs, st.integers(1, 200), st.integers(1, 30_000), st.floats(1, 200), minutes, devices)
+def test_every_choice_makes_a_config_and_has_a_reason(
+    count: int, length: int, letters: int, word: float, limit: float, device: str
+) -> None:
+    found = Facts(count, length * count, length * count, word, letters, device, 4, limit)
+    choices = choose(found)
+    config = parse_config(as_table(choices), "chosen")
+    assert parse_config(as_table(choose(found)), "again") == config
+    assert all(choice.reason and choice.key in str(choice) for choice in choices)
+    assert "training takes about" in estimate(config, found)
+
+
+def test_little_time_asks_for_a_smaller_model_and_says_so() -> None:
+    choices = {choice.key: choice for choice in choose(facts(150_000, max_minutes=10))}
+    assert choices["model.d_model"].value == 192
+    assert "would not see enough text in 10 minutes" in choices["model.d_model"].reason
+    assert "fit into 10 minutes, and the clock ends the run" in choices["train.max_epochs"].reason
+    assert choices["model.dropout"].value == 0.1
+
+
+def test_without_a_limit_a_run_fits_into_a_night() -> None:
+    found = facts(1_000_000)
+    config = parse_config(as_table(choose(found)), "chosen")
+    assert config.model.d_model == 256
+    assert 1 <= config.train.max_epochs < SIZES[-1].epochs
+
+
+def test_a_script_of_many_characters_gets_room_for_them() -> None:
+    choice = next(choice for choice in choose(facts(3_000, num_chars=3_000)) if choice.key == "tokenizer.vocab_size")
+    assert choice.value == 6_260
+    assert "3,000 different characters" in choice.reason
+
+
+def test_a_gpu_finds_its_batch_by_trying() -> None:
+    assert [(choice.key, choice.value) for choice in choose_batch(facts(10**6, device="cuda"))] == [
+        ("train.batch_tokens", "auto")
+    ]
+
+
+def test_the_estimate_is_what_was_measured() -> None:
+    """docs/experiments.md: 2,600 target tokens a second with this config, and 17 of them a pair."""
+    said = estimate(load_config("multi30k-en-de"), facts(29_000, max_minutes=52))
+    speed = int(said.split(" a second")[0].split()[-1].replace(",", ""))
+    assert 2_300 < speed < 3_000
+    assert "training takes about 52 minutes" in said
+
+
+def test_the_facts_of_a_corpus() -> None:
+    dataset = Dataset.from_dict({"src": ["ab ab"] * 50, "tgt": ["abc"] * 50})
+    for sample in (7, 50, 1000):
+        found = measure(dataset, CPU, 3.0, sample)
+        assert (found.pairs, found.src_chars, found.tgt_chars) == (50, 250, 150)
+        assert (found.chars_per_word, found.num_chars) == (8 / 3, 4)
+        assert (found.device, found.max_minutes) == ("cpu", 3.0)
+
+
+# By the program
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MTATTN_CACHE", str(tmp_path / "cache"))
+    return write_corpus(tmp_path / "corpus")
+
+
+def resolved(corpus: Path, *overrides: str, run: Path | None = None) -> Resolved:
+    files = f'data.train={{path="{corpus}/train.en", target="{corpus}/train.de"}}'
+    return resolve(None, [files, *overrides], RunDirectory(run or corpus / "run"), Notes(), device=CPU)
+
+
+def test_each_choice_is_told_on_a_line(corpus: Path) -> None:
+    found = resolved(corpus)
+    assert found.config.model.d_model == 128
+    assert "  model.d_model = 128  (suits fewer than 8,000 pairs)" in found.notes
+    assert found.notes[0].startswith("chosen for 60 pairs")
+    assert "training takes about" in found.notes[-1]
+
+
+GIVEN = [
+    ("model.d_model=64", lambda config: config.model.d_model == 64),
+    ("model.preset=tiny", lambda config: (config.model.dropout, config.model.d_model) == (0.1, 128)),
+    ("tokenizer.vocab_size=300", lambda config: config.tokenizer.vocab_size == 300),
+    ("train.batch_tokens=256", lambda config: (config.train.batch_tokens, config.train.accumulate) == (256, 1)),
+    ("train.max_epochs=2", lambda config: config.train.max_epochs == 2),
+]
+
+
+@pytest.mark.parametrize(("override", "holds"), GIVEN, ids=[override for override, _ in GIVEN])
+def test_what_is_given_wins(override: str, holds: Any, corpus: Path) -> None:
+    found = resolved(corpus, override)
+    assert holds(found.config)
+    key = override.split("=")[0]
+    assert not any(note.startswith(f"  {key} ") for note in found.notes)
+
+
+def test_a_config_is_not_sized(corpus: Path) -> None:
+    found = resolve("toy", [], RunDirectory(corpus / "run"), Notes(), device=CPU)
+    assert (found.config, found.notes) == (load_config("toy"), [])
+
+
+def test_a_missing_file_is_an_error_before_any_choice(corpus: Path) -> None:
+    (corpus / "train.de").unlink()
+    with pytest.raises(CorpusError, match=r"train\.de: no such file"):
+        resolved(corpus)
+
+
+def test_the_run_keeps_what_was_chosen(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ("tokenizer.vocab_size=290", "model.d_model=16", "model.d_ff=16", "train.precision=float32")
+    found = resolved(corpus, *small, "train.max_steps=2")
+    train_tiny(found.config, corpus / "run")
+    assert load_config(str(corpus / "run" / "config.toml")) == found.config
+    monkeypatch.setattr("mtattn.sizing.SIZES", (replace(SIZES[0], num_heads=2),))  # another machine would choose so
+    again = resolved(corpus, *small, "train.max_steps=3")
+    assert again.notes == []
+    assert again.config == Config(**{**vars(found.config), "train": replace(found.config.train, max_steps=3)})
+    train_tiny(again.config, corpus / "run")
+    with pytest.raises(ConfigError, match=r"model.d_model = 32, was 16"):
+        train_tiny(resolved(corpus, *small, "model.d_model=32").config, corpus / "run")
