@@ -22,6 +22,7 @@ from mtattn.sources import Corpus, CorpusSource, LocatedSource, as_sources, bund
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
 __all__ = [
     "READERS",
@@ -32,6 +33,7 @@ __all__ = [
     "LoadedCorpus",
     "bundled_data_folder",
     "load_corpus",
+    "read_tables",
 ]
 
 CACHE_VERSION = 1
@@ -222,10 +224,41 @@ def write_arrow(pairs: Iterable[tuple[str, str]], path: Path, fingerprint: str) 
     pairs = iter(pairs)
     num_pairs = 0
     features = Features({"src": Value("string"), "tgt": Value("string")})
-    with ArrowWriter(features=features, path=str(path), fingerprint=fingerprint) as writer:
+    options = {"fingerprint": fingerprint, "writer_batch_size": ROWS_PER_WRITE}
+    with ArrowWriter(features=features, path=str(path), **options) as writer:
         while batch := list(islice(pairs, ROWS_PER_WRITE)):
             src, tgt = zip(*batch, strict=True)
             writer.write_table(pa.table({"src": pa.array(src, pa.string()), "tgt": pa.array(tgt, pa.string())}))
             num_pairs += len(batch)
         writer.finalize()
     return num_pairs
+
+
+def read_tables(dataset: "datasets.Dataset", size: int) -> "Iterator[pa.Table]":
+    """The rows of a dataset in tables of about `size`, read from its files where it consists of whole files.
+
+    It maps those files, and every page of a mapped file that was looked at counts as this process's memory: a pass over
+    the mapping would grow with the corpus, and reading does not.
+    """
+    files = [file["filename"] for file in dataset.cache_files]
+    if dataset._indices is None and sum(table.num_rows for file in files for table in _read(file, size)) == len(
+        dataset
+    ):
+        for file in files:
+            yield from _read(file, size)
+    else:
+        yield from dataset.with_format("arrow").iter(batch_size=size)
+
+
+def _read(file: str, size: int) -> "Iterator[pa.Table]":
+    import pyarrow as pa
+
+    waiting: list[pa.RecordBatch] = []  # the file may have been written in smaller batches
+    with pa.OSFile(file) as source, pa.ipc.open_stream(source) as batches:
+        for batch in batches:
+            waiting.append(batch)
+            if sum(len(one) for one in waiting) >= size:
+                yield pa.Table.from_batches(waiting)
+                waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from mtattn.batching import FilterConfig, IntArray, TokenTable
-from mtattn.corpus import LoadedCorpus
+from mtattn.corpus import LoadedCorpus, read_tables
 from mtattn.errors import CorpusError, FileError
 from mtattn.tokenizer import Tokenizer
 
@@ -122,10 +122,11 @@ def _tokens(column: Any) -> TokenTable:
 
 
 def _blocks(corpus: LoadedCorpus) -> Iterator[tuple[int, Texts]]:
-    dataset = corpus.dataset
-    for start in range(0, len(dataset), BLOCK):
-        rows = dataset[start : start + BLOCK]
-        yield start, (rows["src"], rows["tgt"])
+    """Each BLOCK of pairs: the number of its first, and their texts."""
+    start = 0
+    for table in read_tables(corpus.dataset, BLOCK):
+        yield start, (table["src"].to_pylist(), table["tgt"].to_pylist())
+        start += table.num_rows
 
 
 def _repeated(corpus: LoadedCorpus) -> Any:

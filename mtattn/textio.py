@@ -6,6 +6,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,20 +27,28 @@ def open_lines(path: Path | None, report: Reporter) -> Iterator[Iterator[str]]:
         file = sys.stdin.buffer if path is None else path.open("rb")
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from None
-    damaged: list[int] = []
+    damaged = _Damaged()
     try:
         yield _decoded(file, damaged)
     finally:
         if path is not None:
             file.close()
-        if damaged:
+        if damaged.count:
             report.warn(
-                f"{path or 'standard input'}: {len(damaged)} lines are not valid UTF-8 (first line {damaged[0]}); "
+                f"{path or 'standard input'}: {damaged.count} lines are not valid UTF-8 (first line {damaged.first}); "
                 "bad bytes were replaced"
             )
 
 
-def _decoded(file: BinaryIO, damaged: list[int]) -> Iterator[str]:
+@dataclass
+class _Damaged:
+    """How many lines were not UTF-8, and the number of the first; no list, which would grow with the input."""
+
+    count: int = 0
+    first: int = 0
+
+
+def _decoded(file: BinaryIO, damaged: _Damaged) -> Iterator[str]:
     for number, raw in enumerate(file, start=1):
         raw = raw.removesuffix(b"\n").removesuffix(b"\r")
         if number == 1:
@@ -47,7 +56,8 @@ def _decoded(file: BinaryIO, damaged: list[int]) -> Iterator[str]:
         try:
             yield raw.decode("utf-8")
         except UnicodeDecodeError:
-            damaged.append(number)
+            damaged.count += 1
+            damaged.first = damaged.first or number
             yield raw.decode("utf-8", errors="replace")
 
 

@@ -20,7 +20,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from mtattn import corpus as corpus_module
 from mtattn import hub
-from mtattn.corpus import READERS, Corpus, CorpusSource, DataConfig, LoadedCorpus, bundled_data_folder, load_corpus
+from mtattn.corpus import (
+    READERS,
+    Corpus,
+    CorpusSource,
+    DataConfig,
+    LoadedCorpus,
+    bundled_data_folder,
+    load_corpus,
+    read_tables,
+)
 from mtattn.errors import ConfigError, CorpusError, FileError
 from mtattn.sources import SUFFIXES
 
@@ -612,3 +621,21 @@ def test_data_section_is_validated():
 def test_importing_the_options_is_light():
     code = "import sys, mtattn.corpus; print(sorted({'datasets', 'pyarrow', 'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_tables_hold_every_row_in_order_whatever_the_dataset_is_made_of(tmp_path):
+    rows = [str(number) for number in range(25_000)]
+    for side in ("en", "de"):
+        (tmp_path / f"t.{side}").write_text("".join(f"{row}\n" for row in rows))
+    whole = load_corpus("t.{en,de}", DataConfig(folder=str(tmp_path)), cache_dir=tmp_path / "cache").dataset
+    made_of = {
+        "a file": whole,
+        "two files": datasets.concatenate_datasets([whole, whole]),
+        "part of a file": whole.select(range(5, 12_000)),
+        "chosen rows": whole.select([7, 3, 24_999]),
+        "memory": datasets.Dataset.from_dict({"src": rows[:30], "tgt": rows[:30]}),
+    }
+    for name, dataset in made_of.items():
+        tables = list(read_tables(dataset, 4_000))
+        assert [text for table in tables for text in table["src"].to_pylist()] == dataset[:]["src"], name
+        assert max(table.num_rows for table in tables) <= 14_000
