@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import multiprocessing
 import resource
@@ -213,6 +214,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--forward", action="store_true", help="no gradients")
     parser.add_argument("--budget", type=float, default=4.0, help="seconds for each length and table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     args = parser.parse_args()
     lengths = [int(length) for length in args.lengths.split(",")]
     tables = list(kernels()), list(layers())
@@ -226,7 +228,11 @@ def main() -> None:
             for name in present:
                 memory[name][length] = apart(mebibytes, name, length, args, device=args.device)
     what = "forward" if args.forward else "forward + backward"
-    print(f"{what}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    conditions = f"{what}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    if args.json:
+        print(json.dumps({"conditions": conditions, "seconds": times, "mebibytes": memory}))
+        return
+    print(conditions)
     for names, shape in zip(tables, (f"B = {BATCH}", f"B = max({BATCH}, 4096 / T)"), strict=True):
         table(f"ms ({shape})", {name: times[name] for name in names}, lengths, 1e3)
         table("MiB", {name: memory[name] for name in names}, lengths, 1.0)
