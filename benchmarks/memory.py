@@ -8,8 +8,8 @@ decoded and written; the hypothesis is the source itself. `prepare` does what `m
 on so many pairs: the toy corpus over and over, with the filter of duplicates off, so that none is dropped; first with
 the tokenizer to train, then once more as a second run finds it, with the cache that the first left.
 
-Each size is a process of its own; `--sizes` in lines or pairs. Memory is the largest resident set (VmHWM), and what that
-was before the work began. `pairs/min` is of the encoding alone, into the Arrow file.
+Each size is a process of its own; `--sizes` in lines or pairs. Memory is the largest resident set (VmHWM), and what
+that was before the work began. `pairs/min` is of the encoding alone, into the Arrow file.
 """
 
 import argparse

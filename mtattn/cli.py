@@ -248,14 +248,15 @@ def export(
     """Write a copy that other programs run, and compare it with the model before it stands."""
     from mtattn.checkpoint import read_config
     from mtattn.config import load_config
-    from mtattn.export import capabilities, export_model
+    from mtattn.export import capabilities, export_model, remarks
     from mtattn.export.huggingface import push as push_folder
     from mtattn.progress import Reporter
 
     if check:
         config = read_config(Path(run)) if Path(run).is_dir() else load_config(run)
+        known = remarks(config)
         for name, reasons in capabilities(config.model).items():
-            typer.echo(f"{name}: {'; '.join(reasons) or 'yes'}")
+            typer.echo(f"{name}: {'; '.join(reasons) or ', '.join(filter(None, ('yes', known[name])))}")
         return
     if to is None or out is None:
         raise ConfigError("give --to and the folder to write: mtattn export RUN --to ctranslate2 OUT")

@@ -395,7 +395,7 @@ def make_norm(config: ModelConfig) -> nn.Module:
     """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over D."""
     if config.norm == "rmsnorm":
         return RMSNorm(config.d_model, eps=1e-6)
-    return nn.LayerNorm(config.d_model, eps=1e-6, bias=config.bias)
+    return nn.LayerNorm(config.d_model, bias=config.bias)  # eps 1e-5, as other toolkits' post-norm models have
 
 
 def make_attention(config: ModelConfig, position: Position | None, *, qk_norm: bool) -> MultiHeadAttention:

@@ -37,7 +37,17 @@ def test_every_way_out_is_a_choice():
 def test_check_needs_no_training():
     result = run("toy", "--check")
     assert result.exit_code == 0
-    assert result.stdout.splitlines() == [f"{name}: yes" for name in EXPORTERS]
+    assert [line.split(",")[0] for line in result.stdout.splitlines()] == [f"{name}: yes" for name in EXPORTERS]
+    assert (
+        'huggingface: yes, to be run with mtattn; a class of transformers would need model.norm = "layer'
+        in result.stdout
+    )
+
+
+def test_check_names_the_class_of_transformers(tmp_path):
+    config = tmp_path / "paper.toml"
+    config.write_text('[model]\npreset = "vaswani-base"\n')
+    assert "huggingface: yes, transformers runs it as MarianMTModel\n" in run("--check", config).stdout
 
 
 def test_check_says_why_not(tmp_path):
@@ -45,7 +55,7 @@ def test_check_says_why_not(tmp_path):
     config.write_text('[model]\nscore = "additive"\n')
     lines = run("--check", config).stdout.splitlines()
     assert lines[0].startswith("ctranslate2: model.score = 'additive'")
-    assert lines[1:] == ["onnx: yes", "huggingface: yes"]
+    assert lines[1] == "onnx: yes" and lines[2].startswith("huggingface: yes, ")
 
 
 def test_check_of_a_model(released):

@@ -105,7 +105,6 @@ def test_stack_equals_torch(make_model, norm_position, activation):
         "activation": activation,
         "batch_first": True,
         "norm_first": norm_position == "pre",
-        "layer_norm_eps": 1e-6,
     }
     src, tgt = padded(3, 7, 1), ids(3, 5, 2)
     x = model.src_embed(src) * 4  # sqrt(d_model)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mtattn
 from mtattn.checkpoint import load_model
+from mtattn.config import Config
 from mtattn.corpus import DataConfig
 from mtattn.errors import ConfigError, FileError
 from mtattn.export import ctranslate2, huggingface, onnx
@@ -33,6 +34,11 @@ PARITY_LINES = 200
 def capabilities(config: ModelConfig) -> dict[str, list[str]]:
     """For each way out, why this model cannot go there; an empty list: it can."""
     return {name: exporter.refusals(config) for name, exporter in EXPORTERS.items()}
+
+
+def remarks(config: Config) -> dict[str, str]:
+    """For each way out, what else to know of a model with this config; "" for nothing."""
+    return {name: exporter.remark(config) for name, exporter in EXPORTERS.items()}
 
 
 def export_model(

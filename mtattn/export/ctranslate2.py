@@ -55,7 +55,7 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     spec.register_source_vocabulary(tokenizer.src_pieces(range(tokenizer.src_vocab_size)))
     spec.register_target_vocabulary(tokenizer.tgt_pieces(range(tokenizer.tgt_vocab_size)))
     spec.config.add_source_eos = True
-    spec.config.layer_norm_epsilon = 1e-6
+    spec.config.layer_norm_epsilon = 1e-6 if trained.model.config.norm == "rmsnorm" else 1e-5
     spec.validate()
     spec.optimize(quantization=quantization)
     spec.save(str(folder))

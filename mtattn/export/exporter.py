@@ -31,12 +31,14 @@ class Exporter:
     write: fills a new, empty folder: (what, folder, quantization).
     load: runs what `write` wrote, for the parity check: (folder, the tokenizer of the model).
     limits: how far the copy may be from the model, for each quantization that there is; the first is the default.
+    remark: what else to know, before exporting, of a model with this config; "" for nothing.
     """
 
     refusals: Callable[[ModelConfig], list[str]]
     write: Callable[[Trained, Path, str], None]
     load: Callable[[Path, Tokenizer], Engine]
     limits: Mapping[str, Limits]
+    remark: Callable[[Config], str] = lambda config: ""
 
 
 def extra(module: str) -> ModuleType:

@@ -1,6 +1,8 @@
 """To a Hugging Face repository: weights, config, tokenizer, and a card whose scores model hubs can read.
 
-The folder is also a released model of ours, so that `mtattn translate FOLDER` runs it; no code travels with it.
+Where a class of `transformers` computes what the model does (see `stock`), the folder is written for it, and holds the
+model as ours in `model/`. Otherwise the folder is a released model of ours alone. `mtattn translate FOLDER` runs both;
+no code travels with either.
 """
 
 import json
@@ -10,9 +12,11 @@ from typing import Any
 
 import mtattn
 from mtattn.checkpoint import load_model, weights_of
+from mtattn.config import Config
 from mtattn.errors import FileError
 from mtattn.export.exporter import Exporter, Trained, extra
 from mtattn.export.parity import Engine, Limits, Native
+from mtattn.export.stock import CLASSES, StockEngine, obstacles, stock_files
 from mtattn.model import ModelConfig
 from mtattn.storage import tensors_to_bytes, write_folder
 from mtattn.tokenizer import Tokenizer
@@ -28,7 +32,7 @@ tags: [translation, mtattn]
 
 # {src} to {tgt}
 
-A Transformer of {parameters:,} parameters, trained with mtattn {version}. It is no class of `transformers`; run it with
+A Transformer of {parameters:,} parameters, trained with mtattn {version}.{transformers} Run it with
 
     pip install mtattn
     mtattn translate THIS_FOLDER < text.{src}
@@ -40,6 +44,17 @@ A Transformer of {parameters:,} parameters, trained with mtattn {version}. It is
 """
 
 
+TRANSFORMERS = """ `transformers` runs it as {name}:
+
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    model, tokenizer = (a.from_pretrained("THIS_FOLDER") for a in (AutoModelForSeq2SeqLM, AutoTokenizer))
+    ids = model.generate(**tokenizer(["..."], return_tensors="pt", padding=True))
+    print(tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+That is greedy search, and gives the text of `mtattn translate --beam 1`, except for texts of over 1,024 tokens, which
+it does not split, and texts that begin with `>>`, which its tokenizer takes for a language code."""
+
+
 def refusals(config: ModelConfig) -> list[str]:
     """Nothing: the folder is run by the code that trained it."""
     return []
@@ -48,25 +63,31 @@ def refusals(config: ModelConfig) -> list[str]:
 def write(trained: Trained, folder: Path, quantization: str) -> None:
     """Fill a folder: model.safetensors, config.json, config.toml, the SentencePiece model(s), README.md, MANIFEST.json.
 
+    For a class of transformers: what its classes read, README.md, and our files in model/.
     quantization: "float32", the only one.
     """
-    write_folder(
-        folder,
-        {
-            "config.toml": trained.config.to_toml().encode(),
-            "config.json": _config_json(trained).encode(),
-            **trained.tokenizer.to_files(),
-            "model.safetensors": tensors_to_bytes(weights_of(trained.model)),
-            "README.md": card(trained, _scores(trained.folder)).encode(),
-        },
-    )
+    ours = {
+        "config.toml": trained.config.to_toml().encode(),
+        **trained.tokenizer.to_files(),
+        "model.safetensors": tensors_to_bytes(weights_of(trained.model)),
+    }
+    readme = card(trained, _scores(trained.folder)).encode()
+    if obstacles(trained.config):
+        write_folder(folder, {**ours, "config.json": _config_json(trained).encode(), "README.md": readme})
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in {**stock_files(trained), "README.md": readme}.items():
+        (folder / name).write_bytes(data)
+    write_folder(folder / "model", ours)
 
 
 def card(trained: Trained, scores: dict[str, Any]) -> str:
     """README.md. scores: as `mtattn eval --json` prints them, or what training found ("dev_bleu")."""
     data, model = trained.config.data, trained.config.model
     corpora = data.train if isinstance(data.train, tuple) else (data.train,)
+    stock = "" if obstacles(trained.config) else TRANSFORMERS.format(name=CLASSES[model.norm_position].name)
     return CARD.format(
+        transformers=stock or " It is no class of `transformers`.",
         src=data.src,
         tgt=data.tgt,
         model_index=_model_index(trained, scores),
@@ -125,7 +146,9 @@ def _config_json(trained: Trained) -> str:
 
 
 def load(folder: Path, tokenizer: Tokenizer) -> Engine:
-    """The written model, read back."""
+    """The written model, read back, by transformers where it is written for that."""
+    if (folder / "model").is_dir():
+        return StockEngine(folder, tokenizer)
     model, own_tokenizer, _ = load_model(folder)
     return Native(model, own_tokenizer)
 
@@ -151,4 +174,14 @@ def push(folder: Path, repository: str) -> str:
     return str(address)
 
 
-EXPORTER = Exporter(refusals=refusals, write=write, load=load, limits={"float32": Limits(0.0, 0.0, 1.0)})
+def remark(config: Config) -> str:
+    """Who can run what is written of a model of this config."""
+    reasons = obstacles(config)
+    if not reasons:
+        return f"transformers runs it as {CLASSES[config.model.norm_position].name}"
+    return f"to be run with mtattn; a class of transformers would need {'; '.join(reasons)}"
+
+
+EXPORTER = Exporter(
+    refusals=refusals, write=write, load=load, limits={"float32": Limits(1e-4, 1e-5, 0.99)}, remark=remark
+)

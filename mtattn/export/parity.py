@@ -3,7 +3,7 @@
 Translations alone do not tell: two engines may agree in every greedy choice and still differ in each probability.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,22 @@ class Parity:
         )
 
 
+def score(
+    logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], src: Ids, tgt: Ids, tokenizer: Tokenizer
+) -> list[list[float]]:
+    """The log-probability, in nats, of each token of each target; logits: src [B, S], tgt_in [B, T] -> [B, T, V]."""
+    scores: list[list[float]] = []
+    for start in range(0, len(src), BATCH):
+        labels = tgt[start : start + BATCH]
+        tgt_out = pad(labels, tokenizer.pad_id)  # [B, T]
+        tgt_in = tgt_out.roll(1, dims=1)
+        tgt_in[:, 0] = tokenizer.bos_id
+        found = logits(pad(src[start : start + BATCH], tokenizer.pad_id), tgt_in)  # [B, T, V]
+        log_probs = found.float().log_softmax(-1).gather(2, tgt_out[:, :, None])[:, :, 0]  # [B, T]
+        scores += [row[: len(ids)].tolist() for row, ids in zip(log_probs, labels, strict=True)]
+    return scores
+
+
 class Native:
     """The engine that the others are compared with: the model itself."""
 
@@ -68,17 +84,8 @@ class Native:
         self.model, self.tokenizer = model, tokenizer
 
     def score(self, src: Ids, tgt: Ids) -> list[list[float]]:
-        scores: list[list[float]] = []
         with evaluating(self.model):
-            for start in range(0, len(src), BATCH):
-                labels = tgt[start : start + BATCH]
-                tgt_out = pad(labels, self.tokenizer.pad_id)  # [B, T]
-                tgt_in = tgt_out.roll(1, dims=1)
-                tgt_in[:, 0] = self.tokenizer.bos_id
-                logits = self.model(pad(src[start : start + BATCH], self.tokenizer.pad_id), tgt_in)  # [B, T, V]
-                log_probs = logits.float().log_softmax(-1).gather(2, tgt_out[:, :, None])[:, :, 0]  # [B, T]
-                scores += [row[: len(ids)].tolist() for row, ids in zip(log_probs, labels, strict=True)]
-        return scores
+            return score(self.model, src, tgt, self.tokenizer)
 
     def translate(self, src: Ids, config: DecodeConfig) -> list[list[int]]:
         found: list[list[int]] = []
