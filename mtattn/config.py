@@ -30,7 +30,8 @@ from mtattn.tokenizer import TokenizerConfig
 class TrainConfig:
     """The `[train]` section.
 
-    batch_tokens: pairs in a batch times the longer side's padded length stay within this.
+    batch_tokens: pairs in a batch times the longer side's padded length stay within this. "auto": by the corpus and,
+        on a GPU, by its memory. With several processes, a batch is shared out among them.
     accumulate: batches whose gradients are added up for one step.
     max_steps, max_epochs, max_minutes: the run ends at whichever comes first; 0 is no limit. The learning rate falls
         to its end at the same moment. With max_minutes the clock takes part, so two runs differ a little.
@@ -45,7 +46,7 @@ class TrainConfig:
     hold_out: pairs held out for validation when no dev corpus is given.
     """
 
-    batch_tokens: int = 4096
+    batch_tokens: int | Literal["auto"] = 4096
     accumulate: int = 1
     max_steps: int = 0
     max_epochs: int = 30
@@ -64,8 +65,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_tokens", "accumulate", "log_every", "hold_out", "valid_sentences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise ValueError(f"{name} is {value}; allowed: 1 or more")
         limits = ("max_steps", "max_epochs", "max_minutes", "patience")
         for name in (*limits, "valid_every", "save_every", "seed", "threads"):
             if not getattr(self, name) >= 0:

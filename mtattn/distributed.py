@@ -156,8 +156,9 @@ class Ranks:
         if self.size == 1:
             return
         total = sum(int(p.detach().view(torch.int32).sum(dtype=torch.int64)) for p in model.parameters())
-        checksum = total % 2**52
-        if self._highest(checksum) != checksum or self._highest(-checksum) != -checksum:
+        checksum = total % 2**62
+        highest, lowest = self._highest(checksum), -self._highest(-checksum)
+        if highest != lowest:
             raise MtattnError("the ranks' weights have drifted apart; the last checkpoint is intact, please report it")
 
     # --- messages -------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise MtattnError(f"another process of this run has gone; its own message says why ({error})") from error
+        raise MtattnError("another process of this run has gone; its own message says why") from error
 
 
 def _exit_code(error: BaseException) -> int:

@@ -24,8 +24,9 @@ def resumed_config(asked: Config, run: RunDirectory) -> Config:
     own = run.read_config()
     limits = {name: getattr(asked.train, name) for name in MAY_CHANGE}
     own = replace(own, decode=asked.decode, train=replace(own.train, **limits))
-    if asked.train.precision == "auto":
-        asked = replace(asked, train=replace(asked.train, precision=own.train.precision))
+    for name in ("precision", "batch_tokens"):
+        if getattr(asked.train, name) == "auto":
+            asked = replace(asked, train=replace(asked.train, **{name: getattr(own.train, name)}))
     if found := _differences(asdict(asked), asdict(own)):
         raise ConfigError(
             f"{run.path} was begun with another config: {'; '.join(found)}; "

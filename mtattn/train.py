@@ -7,8 +7,9 @@ holds all of them, so a run that was interrupted anywhere goes on exactly as if 
 import math
 import platform
 import time
-from contextlib import closing
-from dataclasses import dataclass, replace
+import tomllib
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -17,14 +18,17 @@ import torch
 from torch import nn
 
 import mtattn
-from mtattn.batching import Batch, Batches
+from mtattn.batching import Batch, pair_names
+from mtattn.budget import choose_batch_tokens, make_batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
-from mtattn.config import Config
+from mtattn.config import Config, parse_config
+from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
 from mtattn.finetune import Finetuning, load_origin, lowered, old_data
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.memory import keep_freed_memory
+from mtattn.metrics import UnwrittenMetrics
 from mtattn.objective import batch_loss
 from mtattn.optim import lr_multiplier, make_optimizers, set_lr
 from mtattn.precision import WorkingModel, choose_precision
@@ -32,6 +36,7 @@ from mtattn.prepare import Pairs, Prepared, prepare
 from mtattn.progress import Bar, Reporter
 from mtattn.resume import lineage, require_same, resumed_config
 from mtattn.snapshot import TrainState, load_optimizers, load_random, optimizer_tensors, random_tensors
+from mtattn.splitting import Splitter
 from mtattn.tokenizer import Tokenizer
 from mtattn.validate import Validation, validate
 
@@ -68,29 +73,75 @@ def train(
         MtattnError: see mtattn.errors. Interrupted: SIGTERM or Ctrl-C, after everything was saved.
     """
     keep_freed_memory()
-    with run.lock(), Interrupts() as interrupts, closing(report):
-        tokenizer = None
-        resuming = run.started and not fresh
-        if resuming:
-            config = resumed_config(config, run)
-            tokenizer = Tokenizer.load(run.path)
-        elif not fresh:
-            run.require_unmarked()
-        if config.finetune.model and tokenizer is None:
-            tokenizer = load_origin(config.finetune)[1]
-        if config.train.precision == "auto":
-            chosen, why = choose_precision(device)
-            report.note(f"precision: {chosen} ({why})")
-            config = replace(config, train=replace(config.train, precision=chosen))
-        torch.set_num_threads(config.train.threads or torch.get_num_threads())
-        prepared = prepare(config, tokenizer, report, old_data(config, report))
+    with ExitStack() as stack:
+        ranks, device = stack.enter_context(join(device))
+        ranks.from_main(lambda: stack.enter_context(run.lock()))
+        interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(closing(report))
+        config, prepared = _settle_on_ranks(config, run, report, device, ranks, fresh=fresh)
         if fresh:
             report.note(f"--fresh: replacing what {run.path} held")
-            run.clear()
-        report.log_to(run.log_file)
-        trainer = Trainer(config, run, prepared, report, interrupts, device, allow_changed_data)
-        run.begin(config, prepared.tokenizer)  # once nothing speaks against it: a refusal leaves the run as it was
+            ranks.from_main(run.clear)
+        if ranks.is_main:
+            report.log_to(run.log_file)
+        else:
+            run.metrics = UnwrittenMetrics(run.metrics.path)
+        trainer = Trainer(config, run, prepared, report, interrupts, device, allow_changed_data, ranks)
+        # Once nothing speaks against it: a refusal leaves the run as it was.
+        ranks.from_main(lambda: run.begin(config, prepared.tokenizer))
         return trainer.run_to_end()
+
+
+def _settle(
+    config: Config, run: RunDirectory, report: Reporter, device: torch.device, *, fresh: bool
+) -> tuple[Config, Prepared]:
+    """The config that counts, that of a run to resume or else the one asked for, with nothing left on "auto"; the data.
+
+    Raises:
+        MtattnError: see mtattn.errors.
+    """
+    tokenizer = None
+    resuming = run.started and not fresh
+    if resuming:
+        config = resumed_config(config, run)
+        tokenizer = Tokenizer.load(run.path)
+    elif not fresh:
+        run.require_unmarked()
+    if config.finetune.model and tokenizer is None:
+        tokenizer = load_origin(config.finetune)[1]
+    if config.train.precision == "auto":
+        precision, why = choose_precision(device)
+        report.note(f"precision: {precision} ({why})")
+        config = replace(config, train=replace(config.train, precision=precision))
+    torch.set_num_threads(config.train.threads or torch.get_num_threads())
+    prepared = prepare(config, tokenizer, report, old_data(config, report))
+    if config.train.batch_tokens == "auto":
+        batch_tokens, why = choose_batch_tokens(config, prepared, device)
+        report.note(f"batch_tokens: {batch_tokens} ({why})")
+        config = replace(config, train=replace(config.train, batch_tokens=batch_tokens))
+    return config, prepared
+
+
+def _settle_on_ranks(
+    config: Config, run: RunDirectory, report: Reporter, device: torch.device, ranks: Ranks, *, fresh: bool
+) -> tuple[Config, Prepared]:
+    """What rank 0 settles, on every rank: what it measured and trained is sent, the data is read from its cache."""
+    settled: list[tuple[Config, Prepared]] = []
+
+    def on_main() -> tuple[str, list[str]]:
+        settled.append(_settle(config, run, report, device, fresh=fresh))
+        own, data = settled[0]
+        return own.to_toml(), [file.decode("latin-1") for file in data.tokenizer.to_files().values()]
+
+    text, files = ranks.from_main(on_main)
+
+    def follow() -> tuple[Config, Prepared]:
+        own = parse_config(tomllib.loads(text), "rank 0's config")
+        torch.set_num_threads(own.train.threads or torch.get_num_threads())
+        tokenizer = Tokenizer(*(file.encode("latin-1") for file in files))
+        return own, prepare(own, tokenizer, report, old_data(own, report))
+
+    return ranks.together(lambda: settled[0] if settled else follow())
 
 
 class Trainer:
@@ -105,23 +156,18 @@ class Trainer:
         interrupts: Interrupts,
         device: torch.device,
         allow_changed_data: bool,
+        ranks: Ranks | None = None,
     ) -> None:
         self.config, self.run, self.data, self.report, self.interrupts = config, run, data, report, interrupts
-        self.device, self.allow_changed_data = device, allow_changed_data
-        self.batches = Batches(
-            data.examples.src,
-            data.examples.tgt,
-            data.tokenizer,
-            batch_tokens=config.train.batch_tokens,
-            seed=config.train.seed,
-            sampling=config.tokenizer.sampling,
-            texts=data.texts,
-            chosen=data.mixture,
-        )
+        self.device, self.allow_changed_data, self.ranks = device, allow_changed_data, ranks or Ranks()
+        self.batches = make_batches(config, data, int(config.train.batch_tokens))
         self.finetuning = Finetuning(config, data, run, report, interrupts.check) if config.finetune.model else None
         self._start()
         parameters = sum(p.numel() for p in self.model.parameters())
-        report.note(f"model: {parameters:,} parameters on {device}; {torch.get_num_threads()} CPU threads")
+        shared = f"; {self.ranks.size} processes share each batch" if self.ranks.size > 1 else ""
+        report.note(f"model: {parameters:,} parameters on {device}; {torch.get_num_threads()} CPU threads{shared}")
+        if device.type == "cuda":  # a CPU would not tell: Linux promises memory that it lacks
+            self._rehearse()
 
     def _start(self) -> None:
         """Stand where the newest checkpoint stands, or at the seeded beginning when there is none."""
@@ -133,7 +179,7 @@ class Trainer:
         self.optimizers = make_optimizers(self.model, lowered(self.config))
         self.working = WorkingModel(self.model, getattr(torch, self.config.train.precision))
         self.state = TrainState()
-        saved = self.run.newest(self.report.warn)
+        saved = self.ranks.main_first(lambda: self.run.newest(self.report.warn))
         if saved is not None:
             self._resume(saved)
             self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
@@ -142,6 +188,22 @@ class Trainer:
             self.finetuning.begin([self.model] if self.average is None else [self.model, self.average])
             self.state.valid_due = True  # what the model scores as it comes
         self.working.push_weights()
+        self.splitter = Splitter(
+            self._loss,
+            self.working.model,
+            self.device,
+            pad_id=self.model.pad_id,
+            parts=self.state.parts,
+            named=lambda batch: pair_names([batch], self.data.examples.numbers),
+            warn=self.report.warn,
+        )
+
+    def _rehearse(self) -> None:
+        """Let memory run out before the first step, if ever: compute the largest batch beside the optimisers' state."""
+        share = self.ranks.share([self.batches.largest(self.state.position.epoch)], self.model.pad_id)
+        begun = any(optimizer.state for optimizer in self.optimizers)
+        reserve = 0 if begun else 2 * sum(p.nbytes for p in self.model.parameters())
+        self.ranks.together(lambda: self.splitter.rehearse(share, reserve))
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -156,14 +218,14 @@ class Trainer:
                 self._save()
                 self.report.note(f"interrupted at step {self.state.step}: saved; the same command goes on from here")
                 raise
-        return self._finish(ended)
+        return TrainResult(**self.ranks.from_main(lambda: asdict(self._finish(ended))))
 
     def _run_until_diverged(self, bar: Bar) -> str:
         """Step until a limit, and say which; "" when too many gradients in a row were not finite."""
         started = time.perf_counter()
         with closing(self.batches.stream(self.state.position)) as stream:
             while True:
-                self.interrupts.check()
+                self.ranks.check(self.interrupts)
                 if self.state.valid_due:
                     self._validate_and_save()
                     started = time.perf_counter()
@@ -181,19 +243,17 @@ class Trainer:
                     return ""
                 self.state.step += 1
                 self.state.position = group[-1][1]
-                now = time.perf_counter()
-                self.state.elapsed_s, started = self.state.elapsed_s + now - started, now
+                started = self._count_time(started)
                 self._after_step(bar)
 
     def _step(self, group: list[Batch]) -> bool:
         """One update from the summed gradient of a group of batches; False when it was not finite and was skipped."""
         num_tokens = sum(batch.num_tokens for batch in group)
-        nats = torch.zeros((), device=self.device)
-        for batch in group:
-            loss = batch_loss(self.working.model.train(), batch.to(self.device), self.config.loss)
-            torch.autograd.backward(loss / num_tokens)
-            nats += loss.detach()
+        self.ranks.seed(self.config.train.seed, self.state.step)
+        share = self.ranks.share(group, self.model.pad_id)
+        nats = self.ranks.together(lambda: self.splitter.add_up(share, num_tokens))
         self.working.pull_gradients()
+        nats = self.ranks.sum_gradients(self.model, nats)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm or math.inf)
         finite = bool(torch.isfinite(norm)) and bool(torch.isfinite(nats))
         if finite:
@@ -208,12 +268,21 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return finite
 
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        return batch_loss(self.working.model.train(), batch, self.config.loss)
+
     @torch.no_grad()
     def _average(self) -> None:
         """Polynomial-decay averaging (Shamir and Zhang 2013): the window grows with the run and needs no tuning."""
         if self.average is not None:
             weight = 1 / (1 + self.config.train.ema * self.state.step)
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
+
+    def _count_time(self, started: float) -> float:
+        """Add the time since `started` to the run's, by rank 0's clock, on which the learning rate may depend."""
+        now = time.perf_counter()
+        self.state.elapsed_s = self.ranks.from_main(lambda: self.state.elapsed_s + now - started)
+        return now
 
     def _after_step(self, bar: Bar) -> None:
         state, options = self.state, self.config.train
@@ -239,12 +308,10 @@ class Trainer:
         if self.state.skipped_in_a_row < MAX_SKIPPED:
             return True
         if self.state.rollbacks >= MAX_ROLLBACKS:
-            numbers = sorted(self.data.examples.numbers[i] + 1 for batch in group for i in batch.indices)
-            pairs = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
             raise DivergedError(
                 f"{MAX_SKIPPED} steps in a row had a gradient that is not finite, also after going back "
-                f"{MAX_ROLLBACKS} times (last batch: training pairs {pairs}); the last checkpoint is intact; try a "
-                "lower optim.lr and optim.muon_lr, or train.precision = float32"
+                f"{MAX_ROLLBACKS} times (last batch: {pair_names(group, self.data.examples.numbers)}); the last "
+                "checkpoint is intact; try a lower optim.lr and optim.muon_lr, or train.precision = float32"
             )
         return False
 
@@ -284,6 +351,17 @@ class Trainer:
     # --- validation, metrics, saving ------------------------------------------------------------------------------
 
     def _validate_and_save(self) -> None:
+        self.ranks.require_equal(self.model)
+        bleu, state = self.ranks.from_main(self._validate), self.state
+        if bleu > state.best_bleu:
+            state.best_bleu, state.best_step, state.stale = bleu, state.step, 0
+        else:
+            state.stale += 1
+        state.valid_due = False
+        self._save()
+
+    def _validate(self) -> float:
+        """Score the weights on dev, say and write how they did, and return BLEU."""
         model = self.average if self.average is not None else self.model
         limit = self.config.train.valid_sentences
         dev = replace(self.data.dev, src=self.data.dev.src[:limit], tgt=self.data.dev.tgt[:limit])
@@ -300,11 +378,7 @@ class Trainer:
                 check=self.interrupts.check,
             )
         self._report_validation(outcome)
-        state, scores = self.state, outcome.scores
-        if scores.bleu > state.best_bleu:
-            state.best_bleu, state.best_step, state.stale = scores.bleu, state.step, 0
-        else:
-            state.stale += 1
+        scores = outcome.scores
         self._write_metrics(
             "valid",
             loss=outcome.loss,
@@ -314,8 +388,7 @@ class Trainer:
             perplexity=outcome.perplexity,
             signature=scores.signature["bleu"],
         )
-        state.valid_due = False
-        self._save()
+        return scores.bleu
 
     def _trained_on(self) -> Pairs:
         """Some training pairs, evenly spread, to compare their loss with dev's."""
@@ -346,6 +419,9 @@ class Trainer:
         self.state.metrics_bytes = self.run.metrics.size
 
     def _save(self) -> None:
+        self.ranks.from_main(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
         optim = optimizer_tensors(self.optimizers) | random_tensors(self.device)
         released = self.model
         if self.average is not None:
@@ -371,7 +447,8 @@ class Trainer:
         load_weights(self.model, raw)
         load_optimizers(self.optimizers, saved.optim)
         load_random(saved.optim, self.device)
-        self.run.point_to(saved)
+        if self.ranks.is_main:
+            self.run.point_to(saved)
 
     def _finish(self, reason: str) -> TrainResult:
         state = self.state

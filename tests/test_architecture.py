@@ -42,16 +42,19 @@ MAY_IMPORT = {
     "corpus": "readers sources",
     # 1: what joins two of them
     "batching": "tokenizer",
+    "distributed": "batching interrupts",
     "examples": "batching corpus tokenizer",
     "mixing": "batching corpus",
     "model": "attention dropout",
     "objective": "batching loss model",
     "precision": "model",
     "snapshot": "batching",
+    "splitting": "batching snapshot",
     "textio": "progress",
     # 2: the option classes of levels 0 and 1
     "config": "batching corpus decode loss mixing model optim tokenizer",
     # 3: runs, and what is made from them
+    "budget": "batching checkpoint config objective precision prepare splitting",
     "card": "config",
     "checkpoint": "config metrics model storage tokenizer unfilled",
     "prepare": "config corpus examples mixing progress tokenizer",

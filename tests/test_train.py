@@ -12,7 +12,7 @@ import torch
 from tiny_run import Notes, outcome, tiny_config, train_tiny, write_corpus
 
 import mtattn.train
-from mtattn.batching import Batch
+from mtattn.batching import Batch, Batches
 from mtattn.checkpoint import RunDirectory, weights_of
 from mtattn.config import Config
 from mtattn.errors import ConfigError, DivergedError, ModelError
@@ -95,8 +95,8 @@ def test_a_resumed_run_reads_only_the_batches_that_are_left(corpus: Path, tmp_pa
         train_tiny(config, tmp_path / "run")
     starts = []
     with pytest.MonkeyPatch.context() as patch:
-        original = mtattn.train.Batches.stream
-        patch.setattr(mtattn.train.Batches, "stream", lambda self, p: starts.append(p) or original(self, p))
+        original = Batches.stream
+        patch.setattr(Batches, "stream", lambda self, p: starts.append(p) or original(self, p))
         train_tiny(config, tmp_path / "run")
     assert [(position.epoch, position.batch) for position in starts] == [(0, 3)]
 

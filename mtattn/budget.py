@@ -1,0 +1,84 @@
+"""How many tokens a batch may have (`train.batch_tokens`), and the batches that follow from it."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from mtattn.batching import Batch, Batches, pair_names
+from mtattn.checkpoint import make_model
+from mtattn.config import Config
+from mtattn.objective import batch_loss
+from mtattn.precision import WorkingModel
+from mtattn.prepare import Prepared
+from mtattn.splitting import Splitter
+
+STEPS_AN_EPOCH = 250  # what the toy config was tuned to: a small corpus learns most from many small steps
+LEAST, MOST, MOST_ON_GPU = 512, 4096, 32768  # a CPU is no faster beyond 4096; a GPU is still filled at 32768
+
+
+def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:
+    """The stream of training batches, each within this number of tokens."""
+    return Batches(
+        data.examples.src,
+        data.examples.tgt,
+        data.tokenizer,
+        batch_tokens=batch_tokens,
+        seed=config.train.seed,
+        sampling=config.tokenizer.sampling,
+        texts=data.texts,
+        chosen=data.mixture,
+    )
+
+
+def choose_batch_tokens(config: Config, data: Prepared, device: torch.device) -> tuple[int, str]:
+    """(batch_tokens, the reason in words), for batch_tokens = "auto": what the corpus wants, as far as memory allows.
+
+    Wanted are about STEPS_AN_EPOCH steps an epoch, as a power of two within what the device computes efficiently. On a
+    GPU, budgets are tried upwards: forward and backward of the largest batch, beside room for the optimisers' state. On
+    a CPU nothing is tried: a batch of MOST tokens fits where the model does, and Linux promises memory that it lacks.
+    """
+    tokens = int(data.examples.tgt.lens.sum()) / config.train.accumulate
+    most = MOST_ON_GPU if device.type == "cuda" else MOST
+    wanted = wanted_batch_tokens(tokens, most)
+    reason = f"for about {STEPS_AN_EPOCH} steps an epoch, but from {LEAST} to {most}"
+    if device.type != "cuda":
+        return wanted, reason
+    trial = _Trial(config, data, device)
+    chosen = largest_that_fits(wanted, lambda budget: trial.fits(make_batches(config, data, budget).largest()))
+    return chosen, reason if chosen == wanted else f"{2 * chosen} did not fit into memory"
+
+
+def wanted_batch_tokens(epoch_tokens: float, most: int) -> int:
+    """The power of two that cuts an epoch into about STEPS_AN_EPOCH batches, from LEAST to `most`."""
+    nearest: int = 2 ** round(math.log2(max(epoch_tokens / STEPS_AN_EPOCH, 1)))
+    return min(max(nearest, LEAST), most)
+
+
+def largest_that_fits(wanted: int, fits: Callable[[int], bool]) -> int:
+    """Double from LEAST up to `wanted` as long as it fits; LEAST itself is not tried, as batches can be split."""
+    chosen = LEAST
+    while chosen < wanted and fits(2 * chosen):
+        chosen *= 2
+    return chosen
+
+
+class _Trial:
+    """A model like the one that will be trained, to see what fits beside its optimisers' two numbers a weight."""
+
+    def __init__(self, config: Config, data: Prepared, device: torch.device) -> None:
+        model = make_model(config, data.tokenizer).to(device)
+        working = WorkingModel(model, getattr(torch, config.train.precision)).model.train()
+        self._reserve = [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
+        self._splitter = Splitter(
+            lambda batch: batch_loss(working, batch, config.loss),
+            working,
+            device,
+            pad_id=data.tokenizer.pad_id,
+            parts={},
+            named=lambda batch: pair_names([batch], data.examples.numbers),
+            warn=lambda text: None,
+        )
+
+    def fits(self, batch: Batch) -> bool:
+        return self._splitter.fits(batch)

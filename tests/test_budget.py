@@ -1,0 +1,31 @@
+"""batch_tokens = "auto": what it becomes, and that a run then has a plain number."""
+
+from pathlib import Path
+
+import pytest
+from tiny_run import Notes, tiny_config, train_tiny, write_corpus
+
+from mtattn.budget import LEAST, MOST, largest_that_fits, wanted_batch_tokens
+from mtattn.checkpoint import RunDirectory
+
+
+@pytest.mark.parametrize(
+    ("epoch_tokens", "expected"), [(1, LEAST), (121_192, 512), (500_000, 2048), (1_000_000, 4096), (10**9, MOST)]
+)
+def test_an_epoch_has_about_250_steps(epoch_tokens: int, expected: int) -> None:
+    assert wanted_batch_tokens(epoch_tokens, MOST) == expected
+
+
+@pytest.mark.parametrize(("room", "expected"), [(100, LEAST), (1024, 1024), (5000, 4096), (10**6, 8192)])
+def test_memory_bounds_it(room: int, expected: int) -> None:
+    assert largest_that_fits(8192, lambda budget: budget <= room) == expected
+
+
+def test_auto_is_resolved_told_and_kept(tmp_path: Path) -> None:
+    config = tiny_config(write_corpus(tmp_path / "corpus"), 'train.batch_tokens="auto"', "train.max_epochs=1")
+    report = Notes()
+    train_tiny(config, tmp_path / "run", report)
+    assert "batch_tokens: 512 (for about 250 steps an epoch, but from 512 to 4096)" in report.said
+    assert RunDirectory(tmp_path / "run").read_config().train.batch_tokens == 512
+    again = train_tiny(tiny_config(tmp_path / "corpus", 'train.batch_tokens="auto"'), tmp_path / "run")
+    assert again.step > 2
