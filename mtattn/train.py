@@ -7,7 +7,6 @@ holds all of them, so a run that was interrupted anywhere goes on exactly as if 
 import math
 import platform
 import time
-import tomllib
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -19,25 +18,25 @@ from torch import nn
 
 import mtattn
 from mtattn.batching import Batch, pair_names
-from mtattn.budget import choose_batch_tokens, make_batches
+from mtattn.budget import make_batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
-from mtattn.config import Config, parse_config
+from mtattn.config import Config
 from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
-from mtattn.finetune import Finetuning, load_origin, lowered, old_data
+from mtattn.finetune import Finetuning, lowered
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.memory import keep_freed_memory
 from mtattn.metrics import UnwrittenMetrics
 from mtattn.objective import batch_loss
 from mtattn.optim import lr_multiplier, make_optimizers, set_lr
-from mtattn.precision import WorkingModel, choose_precision
-from mtattn.prepare import Pairs, Prepared, prepare
+from mtattn.precision import WorkingModel
+from mtattn.prepare import Pairs, Prepared
 from mtattn.progress import Bar, Reporter
-from mtattn.resume import lineage, require_same, resumed_config
+from mtattn.resume import lineage, require_same
+from mtattn.settle import settle_on_ranks
 from mtattn.snapshot import TrainState, load_optimizers, load_random, optimizer_tensors, random_tensors
 from mtattn.splitting import Splitter
-from mtattn.tokenizer import Tokenizer
 from mtattn.validate import Validation, validate
 
 MAX_SKIPPED = 10  # steps in a row whose gradient is not finite before training goes back to the last checkpoint
@@ -78,7 +77,7 @@ def train(
         ranks.from_main(lambda: stack.enter_context(run.lock()))
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(closing(report))
-        config, prepared = _settle_on_ranks(config, run, report, device, ranks, fresh=fresh)
+        config, prepared = settle_on_ranks(config, run, report, device, ranks, fresh=fresh)
         if fresh:
             report.note(f"--fresh: replacing what {run.path} held")
             ranks.from_main(run.clear)
@@ -90,58 +89,6 @@ def train(
         # Once nothing speaks against it: a refusal leaves the run as it was.
         ranks.from_main(lambda: run.begin(config, prepared.tokenizer))
         return trainer.run_to_end()
-
-
-def _settle(
-    config: Config, run: RunDirectory, report: Reporter, device: torch.device, *, fresh: bool
-) -> tuple[Config, Prepared]:
-    """The config that counts, that of a run to resume or else the one asked for, with nothing left on "auto"; the data.
-
-    Raises:
-        MtattnError: see mtattn.errors.
-    """
-    tokenizer = None
-    resuming = run.started and not fresh
-    if resuming:
-        config = resumed_config(config, run)
-        tokenizer = Tokenizer.load(run.path)
-    elif not fresh:
-        run.require_unmarked()
-    if config.finetune.model and tokenizer is None:
-        tokenizer = load_origin(config.finetune)[1]
-    if config.train.precision == "auto":
-        precision, why = choose_precision(device)
-        report.note(f"precision: {precision} ({why})")
-        config = replace(config, train=replace(config.train, precision=precision))
-    torch.set_num_threads(config.train.threads or torch.get_num_threads())
-    prepared = prepare(config, tokenizer, report, old_data(config, report))
-    if config.train.batch_tokens == "auto":
-        batch_tokens, why = choose_batch_tokens(config, prepared, device)
-        report.note(f"batch_tokens: {batch_tokens} ({why})")
-        config = replace(config, train=replace(config.train, batch_tokens=batch_tokens))
-    return config, prepared
-
-
-def _settle_on_ranks(
-    config: Config, run: RunDirectory, report: Reporter, device: torch.device, ranks: Ranks, *, fresh: bool
-) -> tuple[Config, Prepared]:
-    """What rank 0 settles, on every rank: what it measured and trained is sent, the data is read from its cache."""
-    settled: list[tuple[Config, Prepared]] = []
-
-    def on_main() -> tuple[str, list[str]]:
-        settled.append(_settle(config, run, report, device, fresh=fresh))
-        own, data = settled[0]
-        return own.to_toml(), [file.decode("latin-1") for file in data.tokenizer.to_files().values()]
-
-    text, files = ranks.from_main(on_main)
-
-    def follow() -> tuple[Config, Prepared]:
-        own = parse_config(tomllib.loads(text), "rank 0's config")
-        torch.set_num_threads(own.train.threads or torch.get_num_threads())
-        tokenizer = Tokenizer(*(file.encode("latin-1") for file in files))
-        return own, prepare(own, tokenizer, report, old_data(own, report))
-
-    return ranks.together(lambda: settled[0] if settled else follow())
 
 
 class Trainer:

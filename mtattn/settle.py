@@ -1,0 +1,69 @@
+"""What is settled before the first step: which config counts, what "auto" stands for, and the data; on every rank."""
+
+import tomllib
+from dataclasses import replace
+
+import torch
+
+from mtattn.budget import choose_batch_tokens
+from mtattn.checkpoint import RunDirectory
+from mtattn.config import Config, parse_config
+from mtattn.distributed import Ranks
+from mtattn.finetune import load_origin, old_data
+from mtattn.precision import choose_precision
+from mtattn.prepare import Prepared, prepare
+from mtattn.progress import Reporter
+from mtattn.resume import resumed_config
+from mtattn.tokenizer import Tokenizer
+
+
+def settle(
+    config: Config, run: RunDirectory, report: Reporter, device: torch.device, *, fresh: bool
+) -> tuple[Config, Prepared]:
+    """The config that counts, that of a run to resume or else the one asked for, with nothing left on "auto"; the data.
+
+    Raises:
+        MtattnError: see mtattn.errors.
+    """
+    tokenizer = None
+    resuming = run.started and not fresh
+    if resuming:
+        config = resumed_config(config, run)
+        tokenizer = Tokenizer.load(run.path)
+    elif not fresh:
+        run.require_unmarked()
+    if config.finetune.model and tokenizer is None:
+        tokenizer = load_origin(config.finetune)[1]
+    if config.train.precision == "auto":
+        precision, why = choose_precision(device)
+        report.note(f"precision: {precision} ({why})")
+        config = replace(config, train=replace(config.train, precision=precision))
+    torch.set_num_threads(config.train.threads or torch.get_num_threads())
+    prepared = prepare(config, tokenizer, report, old_data(config, report))
+    if config.train.batch_tokens == "auto":
+        batch_tokens, why = choose_batch_tokens(config, prepared, device)
+        report.note(f"batch_tokens: {batch_tokens} ({why})")
+        config = replace(config, train=replace(config.train, batch_tokens=batch_tokens))
+    return config, prepared
+
+
+def settle_on_ranks(
+    config: Config, run: RunDirectory, report: Reporter, device: torch.device, ranks: Ranks, *, fresh: bool
+) -> tuple[Config, Prepared]:
+    """What rank 0 settles, on every rank: what it measured and trained is sent, the data is read from its cache."""
+    settled: list[tuple[Config, Prepared]] = []
+
+    def on_main() -> tuple[str, list[str]]:
+        settled.append(settle(config, run, report, device, fresh=fresh))
+        own, data = settled[0]
+        return own.to_toml(), [file.decode("latin-1") for file in data.tokenizer.to_files().values()]
+
+    text, files = ranks.from_main(on_main)
+
+    def follow() -> tuple[Config, Prepared]:
+        own = parse_config(tomllib.loads(text), "rank 0's config")
+        torch.set_num_threads(own.train.threads or torch.get_num_threads())
+        tokenizer = Tokenizer(*(file.encode("latin-1") for file in files))
+        return own, prepare(own, tokenizer, report, old_data(own, report))
+
+    return ranks.together(lambda: settled[0] if settled else follow())
