@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults mutants format clean
+.PHONY: help demo test faults audit mutants format clean
 
 help:  ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,13 @@ test: $(VENV)/developing  ## check formatting, lint, types, and run all fast tes
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 
-faults: $(VENV)/developing  ## kill, starve and damage runs: all fault tests, also the long ones
-	$(BIN)/pytest tests/faults -m ""
+faults: $(VENV)/developing  ## the long fault tests, which `make test` leaves out: kills at every point and at random
+	$(BIN)/pytest tests/faults -m slow -n 2
+
+audit: $(VENV)/developing  ## look for known vulnerabilities in the packages that are installed, by pip-audit
+	@if $(BIN)/python -c 'import urllib.request as r; r.urlopen("https://pypi.org/pypi/pip/json", timeout=10)' 2>/dev/null; \
+	then $(BIN)/pip install --quiet pip-audit && $(BIN)/pip-audit --local --skip-editable --progress-spinner off; \
+	else echo 'audit: skipped, since pypi.org, which lists vulnerabilities, cannot be reached from here'; fi
 
 mutants: $(VENV)/developing  ## break the attention package in many small ways; the tests must notice
 	$(BIN)/python tests/attention/mutants.py

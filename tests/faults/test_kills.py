@@ -18,6 +18,8 @@ from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config
 from mtattn.interrupts import Interrupted
 
+SOAK_KILLS = int(os.environ.get("MTATTN_SOAK_KILLS", "200"))  # at random moments, in all
+SOAKS = 4  # tests that share them
 SMALL = ("train.max_epochs=1", "train.save_every=3", "train.valid_sentences=1")
 
 
@@ -144,12 +146,12 @@ def test_a_second_signal_in_a_save_leaves_at_once_and_the_checkpoint_before_is_v
     assert outcome(tmp_path / "run") == whole[0]
 
 
-def kill_at_random(rounds: int, corpus: Path, folder: Path) -> None:
+def kill_at_random(rounds: int, corpus: Path, folder: Path, seed: int) -> None:
     """Kill at random moments, again and again, until so many kills have been survived."""
     config = tiny_config(corpus, "train.max_epochs=6", "train.save_every=2", "train.valid_sentences=1")
     train_tiny(config, folder / "whole")
     expected = outcome(folder / "whole")
-    draw, kills, run = random.Random(1), 0, 0
+    draw, kills, run = random.Random(seed), 0, 0
     while kills < rounds:
         path, ended = folder / f"run-{run}", -signal.SIGPROF
         while ended != 0:
@@ -168,9 +170,10 @@ def kill_at_random(rounds: int, corpus: Path, folder: Path) -> None:
 
 
 def test_killed_at_random(corpus: Path, tmp_path: Path) -> None:
-    kill_at_random(5, corpus, tmp_path)
+    kill_at_random(5, corpus, tmp_path, 0)
 
 
 @pytest.mark.slow
-def test_soak_200_kills_at_random(corpus: Path, tmp_path: Path) -> None:
-    kill_at_random(200, corpus, tmp_path)
+@pytest.mark.parametrize("seed", range(1, SOAKS + 1))
+def test_soak_of_kills_at_random(corpus: Path, tmp_path: Path, seed: int) -> None:
+    kill_at_random(SOAK_KILLS // SOAKS, corpus, tmp_path, seed)
