@@ -167,6 +167,8 @@ def draw(tables: dict[str, list[dict[str, Any]]], path: Path, title: str) -> Non
         ):
             panel.loglog(x, [row[key] for row in rows], marker="o")
             panel.grid(True, which="both", alpha=0.25)
+            panel.set_xticks(x, [f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value:,.0f}" for value in x])
+            panel.minorticks_off()
             if not column:
                 panel.set_ylabel(label)
         panels[1][column].set_xlabel(LABELS[axis])

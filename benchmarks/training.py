@@ -217,7 +217,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="", help=f"names, separated by semicolons; of {'; '.join(CONTENDERS)}")
     parser.add_argument("--rounds", type=int, default=12, help="turns of each contender, at most")
-    parser.add_argument("--minutes", type=float, default=4.5, help="no further round after this; at least 3")
+    parser.add_argument("--minutes", type=float, default=4.0, help="no further round after this; at least 3")
     parser.add_argument("--turn", type=int, default=0, help="steps in a turn (default: 1; on a GPU 20)")
     parser.add_argument("--to-bleu", type=float, default=0.0, help="train until this BLEU instead")
     parser.add_argument("--every", type=int, default=0, help="steps between looks at BLEU (default: half an epoch)")

@@ -1,6 +1,5 @@
 """mtattn's own training step: what `mtattn train` does between two looks at its limits."""
 
-import tempfile
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +37,8 @@ class Ours:
         report = Reporter()
         report.console.quiet = True
         data = prepare(config, Tokenizer.load(Path(job.tokenizer)), report)
-        self._folder = tempfile.TemporaryDirectory()
-        run = RunDirectory(Path(self._folder.name))
+        run = RunDirectory(Path(job.tokenizer) / f"run-{job.variant}")  # inside the comparison's temporary folder
+        run.path.mkdir()
         self.trainer = Trainer(config, run, data, report, Interrupts(), self.device, False)
 
     @property

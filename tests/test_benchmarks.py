@@ -1,0 +1,105 @@
+"""The scripts in benchmarks/: what they have in common, and parts of them that can be wrong without being noticed."""
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from tiny_run import tiny_config, write_corpus
+
+from mtattn.prepare import prepare
+from mtattn.progress import Reporter
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """Imports a script as it finds its neighbours when it is run."""
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        return importlib.import_module(name)
+
+    before = set(sys.modules)
+    yield load
+    for name in set(sys.modules) - before:
+        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_takes_json(path):
+    assert '"--json"' in path.read_text(encoding="utf-8")
+
+
+def test_growth_is_the_exponent_of_a_power_law(script):
+    growth = script("growth").growth
+    assert growth([1.0, 2.0, 4.0, 8.0], [5.0, 3.0 * 2**1.5, 3.0 * 4**1.5, 3.0 * 8**1.5]) == pytest.approx(1.5)
+
+
+def test_scores_tell_cased_from_lowercased(script):
+    reference = ["Ein Hund läuft über das Gras .", "Zwei Frauen in Rot sitzen auf einer Bank ."] * 20
+    outputs = {"same": reference, "lower": [line.lower() for line in reference]}
+    rows = script("scores").compare(outputs, reference, "de")
+    cased, lowercased = rows[:2], rows[2:]
+    assert [row["bleu"] for row in lowercased] == pytest.approx([100.0, 100.0])
+    assert cased[0]["bleu"] == pytest.approx(100.0)
+    assert cased[1]["bleu"] < 60
+    assert cased[0]["p_value"] is None
+    assert cased[1]["p_value"] < 0.01
+    assert "lowercased" in lowercased[0]["how"]
+    assert "lowercased" not in cased[0]["how"]
+
+
+def test_a_single_output_is_scored_alone(script):
+    lines = ["Ein Hund läuft über das Gras."] * 5
+    rows = script("scores").compare({"only": lines}, lines, "de")
+    assert [row["bleu"] for row in rows] == pytest.approx([100.0, 100.0])
+    assert {row["p_value"] for row in rows} == {None}
+
+
+@pytest.fixture
+def work(script, tmp_path):
+    """A tiny corpus as training.py hands it out: (Job, groups of batches)."""
+    training = script("training")
+    config = tiny_config(write_corpus(tmp_path / "corpus"), "train.accumulate=2", "optim.lr=0.01")
+    data = prepare(config, None, Reporter())
+    groups = list(training.steps_of_batches(training.make_batches(data, config), config.train.accumulate, 7))
+    training.write_groups(tmp_path / "batches.npz", groups)
+    options = training.argparse.Namespace(device="cpu", threads=1, peer_lr=0.01, warmup=1)
+    job = script("protocol").Job(**training.make_job(config, data, tmp_path, options))
+    return job, groups
+
+
+def test_batches_arrive_as_they_were_written(work, script):
+    job, groups = work
+    read = script("protocol").read_groups(job.batches, job.pad_id, job.bos_id)
+    assert len(read) == len(groups) == 7
+    for written, group in zip(groups, read, strict=True):
+        for (src, tgt_out), batch in zip(written, group, strict=True):
+            assert torch.equal(batch.src, src)
+            assert torch.equal(batch.tgt_out, tgt_out)
+            assert torch.equal(batch.tgt_in[:, 1:], tgt_out[:, :-1])
+            assert (batch.tgt_in[:, 0] == job.bos_id).all()
+            assert batch.num_tokens == int((tgt_out != job.pad_id).sum())
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize(("module", "variant"), [("ours", ""), ("ours", "adamw"), ("plain", "float32")])
+def test_contenders_learn_and_translate(work, script, module, variant):
+    job, _ = work
+    torch.manual_seed(0)
+    contender = script(module).build(replace(job, variant=variant))
+    group = script("protocol").read_groups(job.batches, job.pad_id, job.bos_id)[0]
+    losses = [contender.step(group, 1.0) for _ in range(15)]
+    assert losses[-1] < 0.9 * losses[0]
+    contender.model.eval()
+    with torch.no_grad():
+        found = contender.translate(group[0].src, 6)
+    assert len(found) == len(group[0].src)
+    assert all(len(ids) <= 6 and job.eos_id not in ids for ids in found)
