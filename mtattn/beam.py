@@ -1,6 +1,7 @@
 """The arithmetic of one step of beam search: normalise logits, find the best continuations.
 
-Legend: N sentences, K hypotheses of each, V vocabulary. Nothing here depends on another row, on a device or on chance.
+Legend: N sentences, K hypotheses of each, R rows of logits (N K, or fewer where places are empty), V vocabulary.
+Nothing here depends on another row, on a device or on chance.
 """
 
 import math
@@ -17,15 +18,23 @@ def log_normaliser(logits: Tensor) -> Tensor:
     """log sum exp over the vocabulary, so that log_softmax(logits) = logits - log_normaliser(logits)[..., None].
 
     Args:
-        logits: [N, K, V], float32 or bfloat16.
+        logits: [R, V], float32 or bfloat16.
 
     Returns:
-        [N, K] float32; never below the largest logit, so that no log-probability exceeds 0.
+        [R] float32; never below the largest logit, so that no log-probability exceeds 0.
     """
-    return torch.cat([rows.logsumexp(1) for rows in pieces(logits)]).view(logits.shape[:2])
+    return torch.cat([_log_sum_exp(rows) for rows in pieces(logits)])
 
 
-def best_continuations(logits: Tensor, offsets: Tensor, diversity: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+def _log_sum_exp(rows: Tensor) -> Tensor:
+    # As torch.logsumexp, in the same memory for one pass fewer; a row of -inf alone gives NaN.
+    largest = rows.amax(1, keepdim=True)
+    return (rows - largest).exp_().sum(1).log_().add_(largest[:, 0])
+
+
+def best_continuations(
+    logits: Tensor, rows: Tensor, offsets: Tensor, diversity: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """The K best of the K * V ways to go on, by logit + offset, best first.
 
     A tournament (Knuth, TAOCP 3, 5.2.3) instead of a sort: the maximum of each block of columns is found once; then
@@ -34,7 +43,8 @@ def best_continuations(logits: Tensor, offsets: Tensor, diversity: float = 0.0) 
     place wins, then the lower token, as argmax and max return the first.
 
     Args:
-        logits: [N, K, V]; overwritten. -inf forbids a token.
+        logits: [R, V]; overwritten. -inf forbids a token.
+        rows: [N, K] int64, which row of logits each hypothesis has; where there is none, any of its sentence.
         offsets: [N, K] float32, what a logit lacks to be the log-probability of the whole continuation; -inf where
             there is no hypothesis.
         diversity: taken from a hypothesis's offset each time that one of its continuations is chosen.
@@ -44,22 +54,23 @@ def best_continuations(logits: Tensor, offsets: Tensor, diversity: float = 0.0) 
         places: [N, K] int64, the hypothesis that is continued.
         tokens: [N, K] int64, the token that continues it.
     """
-    (n, k, v), flat = logits.shape, logits.flatten(1)
-    maxima = torch.cat([block_maxima(rows) for rows in pieces(logits)]).view(n, k, -1)  # [N, K, V / BLOCK]
+    k, v, flat = rows.size(1), logits.size(1), logits.flatten()
+    maxima = torch.cat([block_maxima(piece) for piece in pieces(logits)])[rows]  # [N, K, V / BLOCK]
     num_blocks, flat_maxima = maxima.size(2), maxima.flatten(1)
     place, column = torch.arange(k, device=logits.device), torch.arange(BLOCK, device=logits.device)
-    sentence, never = torch.arange(n, device=logits.device)[:, None], logits.new_full((), -math.inf)
+    starts, never = rows * v, logits.new_full((), -math.inf)
     rounds = []
     for _ in range(k):
         hyp = (maxima.amax(2) + offsets).argmax(1, keepdim=True)  # [N, 1]
         block = maxima.gather(1, hyp[:, :, None].expand(-1, -1, num_blocks)).argmax(2)  # [N, 1]
         ids = (block * BLOCK + column).clamp(max=v - 1)  # [N, BLOCK]
-        value, index = flat.gather(1, hyp * v + ids).float().max(1, keepdim=True)  # [N, 1]
+        at = starts.gather(1, hyp) + ids  # [N, BLOCK]
+        value, index = flat[at].float().max(1, keepdim=True)  # [N, 1]
         token = ids.gather(1, index)  # [N, 1]
         rounds.append((value, hyp, token))
 
-        flat[sentence, hyp * v + token] = never  # out of the next rounds; scatter_ would copy all of a bfloat16 tensor
-        flat_maxima.scatter_(1, hyp * num_blocks + block, flat.gather(1, hyp * v + ids).float().amax(1, keepdim=True))
+        flat[at.gather(1, index)] = never  # out of the next rounds; scatter_ would copy all of a bfloat16 tensor
+        flat_maxima.scatter_(1, hyp * num_blocks + block, flat[at].float().amax(1, keepdim=True))
         offsets = torch.where(place == hyp, offsets - diversity, offsets)
     values, places, tokens = (torch.cat(columns, 1) for columns in zip(*rounds, strict=True))
     return values, places, tokens
@@ -73,8 +84,7 @@ def block_maxima(rows: Tensor) -> Tensor:
 
 
 def pieces(logits: Tensor) -> Iterator[Tensor]:
-    """The rows of logits [N, K, V] as float32 [R, V], on a CPU as many at a time as stay in its cache."""
-    rows = logits.flatten(0, 1)
-    num = max(1, CACHED // rows.size(1)) if rows.device.type == "cpu" else len(rows)
-    for i in range(0, len(rows), num):
-        yield rows[i : i + num].float()
+    """The rows of logits [R, V] as float32, on a CPU as many at a time as stay in its cache."""
+    num = max(1, CACHED // logits.size(1)) if logits.device.type == "cpu" else max(1, len(logits))
+    for i in range(0, len(logits), num):
+        yield logits[i : i + num].float()

@@ -10,7 +10,7 @@ and the model's own: log_softmax of what the step returned, whatever was forbidd
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import ClassVar, Literal, Protocol
@@ -23,23 +23,25 @@ from mtattn.processors import MinLength, NoRepeatNgram, Processor, forbid
 from mtattn.sampling import draw, uniform
 
 NEVER = -math.inf
-SHRINK_AT = 1 / 8  # share of finished sentences at which they leave the batch: fewer is not worth the model's copying
-SYNC_EVERY = 8  # steps between looks at the result on a GPU, which has to wait for the host each time
+SYNC_EVERY = 8  # steps between looks at the result on a GPU, for which the host has to wait each time
 
 
 class Step(Protocol):
     """One decoding step for N sentences with K hypotheses each. It remembers the hypotheses of its previous call."""
 
-    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
+    def __call__(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None = None) -> Tensor:
         """Extend each hypothesis by one token.
 
         Args:
             tokens: [N, K] int64, the last token of each hypothesis (BOS at the first call).
             parents: [N, K] int64, from 0 to K - 1: the hypothesis of the previous call that each one extends; None at
                 the first call, and when each extends itself.
+            alive: [N, K] bool, the places where there is a hypothesis to extend, R in all and at least one a sentence;
+                None: everywhere.
 
         Returns:
-            Logits [N, K, V], float32 or bfloat16, unnormalised. They are the search's to overwrite.
+            Logits, float32 or bfloat16, unnormalised: [N, K, V], or with `alive` [R, V], in the order of the places.
+            They are the search's to overwrite until the next call.
         """
 
     def select(self, sentences: Tensor) -> None:
@@ -59,6 +61,7 @@ class DecodeConfig:
     max_len_ratio: float = 2.0  # a target has at most max_len_ratio * source length + max_len_extra tokens, with EOS
     max_len_extra: int = 10
     min_len: int = 0  # tokens before EOS is allowed
+    quantization: Literal["none", "int8"] = "none"  # of the weights while translating, on a CPU: see mtattn.linear
     no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a target; 0: any may
     # `beam`: nats by which each better sibling sets a continuation back, in the choice but not in its score, for n-best
     # lists with fewer near-copies (Li et al. 2016, https://arxiv.org/abs/1611.08562)
@@ -74,6 +77,7 @@ class DecodeConfig:
             ("search", " or ".join(sorted(SEARCHES)), self.search in SEARCHES),
             ("beam_size", "1 or more", self.beam_size >= 1),
             ("nbest", f"from 1 to beam_size ({most})" if most < math.inf else "1 or more", 1 <= self.nbest <= most),
+            ("quantization", "none or int8", self.quantization in ("none", "int8")),
             ("length_penalty", "0 or more", 0 <= self.length_penalty < math.inf),
             ("max_len_ratio", "0 or more", 0 <= self.max_len_ratio < math.inf),
             ("max_len_extra", "1 or more", self.max_len_extra >= 1),
@@ -115,50 +119,68 @@ Choice = tuple[Tensor, Tensor, Tensor]
 that it extends (int64), the token (int64)."""
 
 
+class History:
+    """What each step put in each place of each sentence, t steps so far; hypotheses are read off it backwards.
+
+    Args:
+        num_sentences, width, longest: N, K, and the most steps that there will be.
+
+    Attributes:
+        tokens: [N, K, longest] int64.
+        parents: [N, K, longest] int64, the place, a step before, of the hypothesis that each one extends.
+        log_probs: [N, K, longest] float32, of the whole hypothesis so far; -inf where there is none.
+    """
+
+    def __init__(self, num_sentences: int, width: int, longest: int, device: torch.device) -> None:
+        shape = num_sentences, width, longest
+        self.tokens, self.parents = (torch.zeros(shape, dtype=torch.int64, device=device) for _ in range(2))
+        self.log_probs = torch.full(shape, NEVER, device=device)
+        self.length = 0
+
+    def add(self, sentences: Tensor, tokens: Tensor, parents: Tensor, log_probs: Tensor) -> None:
+        """One more step of these sentences (int64 [M]); the others [M, K]."""
+        for kept, new in ((self.tokens, tokens), (self.parents, parents), (self.log_probs, log_probs)):
+            kept.select(2, self.length).index_copy_(0, sentences, new)
+        self.length += 1
+
+    def trace(self, rows: Tensor, lengths: Tensor, places: Tensor) -> Tensor:
+        """Follow the back-pointers of M hypotheses from their last token to their first.
+
+        Args: rows, lengths, places: [M] int64; hypothesis m ends in sentence rows[m], step lengths[m] - 1, places[m].
+        Returns: [M, t] int64, the place of each of its tokens; without meaning from lengths[m] on.
+        """
+        path, place = [], places
+        for t in reversed(range(self.length)):
+            path.append(place)
+            place = torch.where(t < lengths, self.parents[rows, place, t], place)
+        return torch.stack(path[::-1], 1)
+
+    def so_far(self, sentences: Tensor) -> Tensor:
+        """[M, K, t] int64: the tokens of the hypothesis in each place of these sentences, without BOS."""
+        m, k, t = len(sentences), self.tokens.size(1), self.length
+        if not t:
+            return self.tokens[sentences, :, :0]
+        rows, places = sentences.repeat_interleave(k), torch.arange(k, device=sentences.device).repeat(m)
+        path = self.trace(rows, torch.full_like(rows, t), places)
+        return self.tokens[rows[:, None], path, torch.arange(t, device=rows.device)].view(m, k, t)
+
+
 @dataclass
 class SearchState:
-    """All that a search knows. Row n of each tensor is one sentence, whose outcome depends on its row alone."""
+    """What a search knows of the sentences that are not done. Row n is one; its outcome depends on no other."""
 
     sentences: Tensor  # [N] int64, which sentence of the input each row is
     seeds: Tensor  # [N] int64, the random seed of each sentence, for sampling
     max_len: Tensor  # [N] int64, the most tokens that its targets may have, with EOS
     live: Tensor  # [N, K] float32, log_prob of each hypothesis that goes on; -inf where there is none
     finished: Tensor  # [N, K] float32, scores of those that ended with EOS, best first; -inf where there is none
-    # What each step put in each place, t x [N, K]: the token (int64); the place, a step before, of the hypothesis that
-    # it extends (int64); the log_prob of the whole so far (float32; -inf where there is none).
-    tokens: list[Tensor] = field(default_factory=list)
-    parents: list[Tensor] = field(default_factory=list)
-    log_probs: list[Tensor] = field(default_factory=list)
+    num_steps: int = 0  # taken so far
 
     def select(self, rows: Tensor) -> "SearchState":
         """The state of these rows alone (int64 [M])."""
-        lists = ([x[rows] for x in steps] for steps in (self.tokens, self.parents, self.log_probs))
-        return SearchState(
-            self.sentences[rows], self.seeds[rows], self.max_len[rows], self.live[rows], self.finished[rows], *lists
-        )
-
-    def trace(self, rows: Tensor, lengths: Tensor, places: Tensor) -> Tensor:
-        """Follow the back-pointers of M hypotheses from their last token to their first.
-
-        Args: rows, lengths, places: [M] int64; hypothesis m ends at row rows[m], step lengths[m] - 1, place places[m].
-        Returns: [M, t] int64, the place of each of its tokens; without meaning from lengths[m] on.
-        """
-        path, place = [], places
-        for t in reversed(range(len(self.tokens))):
-            path.append(place)
-            place = torch.where(t < lengths, self.parents[t][rows, place], place)
-        return torch.stack(path[::-1], 1)
-
-    def history(self) -> Tensor:
-        """[N, K, t] int64: the tokens so far of the hypothesis in each place, without BOS."""
-        n, k = self.live.shape
-        if not self.tokens:
-            return torch.empty(n, k, 0, dtype=torch.int64, device=self.live.device)
-        rows = torch.arange(n, device=self.live.device).repeat_interleave(k)
-        places = torch.arange(k, device=self.live.device).repeat(n)
-        steps = torch.arange(len(self.tokens), device=self.live.device)
-        path = self.trace(rows, torch.full_like(rows, len(steps)), places)
-        return torch.stack(self.tokens, -1)[rows[:, None], path, steps].view(n, k, -1)
+        parts = (self.sentences, self.seeds, self.max_len, self.live, self.finished)
+        sentences, seeds, max_len, live, finished = (part.index_select(0, rows) for part in parts)
+        return SearchState(sentences, seeds, max_len, live, finished, self.num_steps)
 
 
 @torch.inference_mode()
@@ -201,9 +223,8 @@ def search(
     num_sentences, device = len(src_lens), src_lens.device
     if not num_sentences:
         return []
-    results: dict[int, list[Hypothesis]] = {}
     state = start(src_lens, config, range(num_sentences) if seeds is None else seeds)
-    choose = SEARCHES[config.search]
+    max_len, choose = state.max_len, SEARCHES[config.search]
     rules = [*processors]
     if config.min_len:
         rules.append(MinLength(config.min_len, eos_id))
@@ -212,23 +233,26 @@ def search(
     never = torch.tensor(sorted({pad_id, bos_id} - {eos_id}), device=device)  # some models start targets with EOS
     tokens = torch.full_like(state.live, bos_id, dtype=torch.int64)  # [N, K]
     parents: Tensor | None = None
-    longest = int(state.max_len.max())
-    look_every = 1 if device.type == "cpu" else SYNC_EVERY
+    history = History(num_sentences, config.width, int(max_len.max()), device)
+    # A CPU knows at once what is done and which places are empty. A GPU would have to wait for that, and computes all.
+    on_cpu = device.type == "cpu"
+    skips = on_cpu and config.reorders and not rules
 
-    for length in range(1, longest + 1):
-        logits = step(tokens, parents)  # [N, K, V]
-        if logits.shape[:2] != tokens.shape:
-            raise ValueError(f"step returned logits {list(logits.shape)}, expected {[*tokens.shape, 'V']}")
-        log_z = log_normaliser(logits)  # [N, K]
+    for length in range(1, history.tokens.size(2) + 1):
+        alive = state.live != NEVER if skips else None  # [N, K]
+        if alive is not None and bool(alive.all()):
+            alive = None
+        logits = step(tokens, parents, alive)  # [N, K, V] or [R, V]
+        logits, rows = as_rows(logits, tokens, alive)  # [R, V], [N, K]
+        log_z = log_normaliser(logits)[rows]  # [N, K]
         logits.index_fill_(-1, never, NEVER)
         if rules:
-            logits = forbid(rules, logits, state.history(), state.sentences, eos_id)
+            grid = logits.view(*tokens.shape, -1)  # [N, K, V]
+            logits = forbid(rules, grid, history.so_far(state.sentences), state.sentences, eos_id).flatten(0, 1)
 
-        values, places, tokens = choose(logits, log_z, state, config)  # [N, K] each
+        values, places, tokens = choose(logits, rows, log_z, state, config)  # [N, K] each
         log_probs = state.live.gather(1, places) + (values - log_z.gather(1, places))
-        state.tokens.append(tokens)
-        state.parents.append(places)
-        state.log_probs.append(log_probs)
+        history.add(state.sentences, tokens, places, log_probs)
 
         ended = tokens == eos_id
         scores = torch.where(ended, log_probs / length**config.length_penalty, NEVER)
@@ -237,19 +261,31 @@ def search(
         bound = live.amax(1) / state.max_len**config.length_penalty
         done = (state.finished[:, config.nbest - 1] >= bound) | (length >= state.max_len)  # [N]
         state.live = live.masked_fill(done[:, None], NEVER)
+        state.num_steps = length
         parents = places if config.reorders else None
 
-        if length % look_every == 0 or length == longest:
-            num_done = int(done.sum())
-            if num_done >= SHRINK_AT * len(done):
-                leaving, staying = state.select(done.nonzero()[:, 0]), (~done).nonzero()[:, 0]
-                results.update(zip(leaving.sentences.tolist(), nbest_lists(leaving, config, eos_id), strict=True))
-                if num_done == len(done):
-                    break
+        if on_cpu or length % SYNC_EVERY == 0:
+            staying = (~done).nonzero()[:, 0]
+            if not len(staying):
+                break
+            if len(staying) < len(done):
                 step.select(staying)
                 state, tokens = state.select(staying), tokens[staying]
                 parents = None if parents is None else parents[staying]
-    return [results[sentence] for sentence in range(num_sentences)]
+    return nbest_lists(history, max_len, config, eos_id)
+
+
+def as_rows(logits: Tensor, tokens: Tensor, alive: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a step returned as rows [R, V], and which row is whose: [N, K] int64, anything where none is alive."""
+    n, k = tokens.shape
+    shape = tokens.shape if alive is None else (int(alive.sum()),)
+    if logits.shape[:-1] != shape:
+        raise ValueError(f"step returned logits {list(logits.shape)}, expected {[*shape, 'V']}")
+    if alive is None:
+        return logits.flatten(0, 1), torch.arange(n * k, device=tokens.device).view(n, k)
+    # An empty place points to a row of its own sentence, so that nothing can reach over to another.
+    rows = alive.flatten().cumsum(0).view(n, k) - 1
+    return logits, torch.maximum(rows, rows[:, -1:] - alive.sum(1, keepdim=True) + 1)
 
 
 def start(src_lens: Tensor, config: DecodeConfig, seeds: Sequence[int]) -> SearchState:
@@ -269,45 +305,49 @@ def start(src_lens: Tensor, config: DecodeConfig, seeds: Sequence[int]) -> Searc
     )
 
 
-def beam(logits: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
+def beam(logits: Tensor, rows: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
     """One step of beam search: of the K * V ways to go on, the best, as many as there are places left."""
-    values, places, tokens = best_continuations(logits, state.live - log_z, config.diversity)
+    values, places, tokens = best_continuations(logits, rows, state.live - log_z, config.diversity)
     num_free = config.beam_size - (state.finished > NEVER).sum(1, keepdim=True)  # a finished hypothesis keeps its place
     rank = torch.arange(config.beam_size, device=logits.device)
     return values.masked_fill(rank >= num_free, NEVER), places, tokens
 
 
-def sample(logits: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
+def sample(logits: Tensor, rows: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
     """One step of sampling: a token drawn for each hypothesis, which stays in its place."""
-    randoms = uniform(state.seeds, config.seed, len(state.tokens), config.nbest)  # [N, K]
+    logits = logits.view(*rows.shape, -1)  # [N, K, V]
+    randoms = uniform(state.seeds, config.seed, state.num_steps, config.nbest)  # [N, K]
     tokens = draw(logits, randoms, config.temperature, config.top_k, config.top_p)
     places = torch.arange(config.nbest, device=logits.device).expand_as(tokens)
     return logits.gather(2, tokens[:, :, None])[:, :, 0].float(), places, tokens
 
 
-SEARCHES: dict[str, Callable[[Tensor, Tensor, SearchState, DecodeConfig], Choice]] = {"beam": beam, "sample": sample}
-"""How the K hypotheses of each sentence become the next K: from logits [N, K, V] (to overwrite), their `log_normaliser`
-[N, K] from before anything was forbidden, and the state, to a Choice."""
+SEARCHES: dict[str, Callable[[Tensor, Tensor, Tensor, SearchState, DecodeConfig], Choice]] = {
+    "beam": beam,
+    "sample": sample,
+}
+"""How the K hypotheses of each sentence become the next K: from logits [R, V] (to overwrite), the row of each [N, K],
+their `log_normaliser` [N, K] from before anything was forbidden, and the state, to a Choice. Only a beam skips rows."""
 
 
-def nbest_lists(state: SearchState, config: DecodeConfig, eos_id: int) -> list[list[Hypothesis]]:
-    """The n-best list of each row, read from the back-pointers: finished first, then by score, then the shorter."""
-    tokens, log_probs = torch.stack(state.tokens, -1), torch.stack(state.log_probs, -1)  # [N, K, t]
+def nbest_lists(history: History, max_len: Tensor, config: DecodeConfig, eos_id: int) -> list[list[Hypothesis]]:
+    """The n-best list of each sentence, from the back-pointers: finished first, then by score, then the shorter."""
+    tokens, log_probs = (kept[:, :, : history.length] for kept in (history.tokens, history.log_probs))  # [N, K, t]
     lengths = torch.arange(1, tokens.size(2) + 1, device=tokens.device)
-    ends = (log_probs > NEVER) & ((tokens == eos_id) | (lengths == state.max_len[:, None, None]))
+    ends = (log_probs > NEVER) & ((tokens == eos_id) | (lengths == max_len[:, None, None]))
     if log_probs.isnan().any() or not ends.any(2).any(1).all():
         raise ValueError("a sentence has no hypothesis: the logits of a step were NaN, or -inf for all that is allowed")
-    row, place, last = ends.nonzero(as_tuple=True)  # [M] each: M hypotheses, at most K a row
+    row, place, last = ends.nonzero(as_tuple=True)  # [M] each: M hypotheses, at most K a sentence
     cut = tokens[ends] != eos_id
     score = log_probs[ends] / lengths[last] ** config.length_penalty
     ranked = sorted(zip(*(x.tolist() for x in (row, cut, -score, last, place)), strict=True))
     best = [key for _, keys in groupby(ranked, key=itemgetter(0)) for key in islice(keys, config.nbest)]
 
     row, last, place = torch.tensor([(n, t, k) for n, _, _, t, k in best], device=tokens.device).unbind(1)
-    path = (row[:, None], state.trace(row, last + 1, place), lengths - 1)
+    path = (row[:, None], history.trace(row, last + 1, place), lengths - 1)
     totals = log_probs[path]  # [M', t]
     steps = totals.diff(prepend=torch.zeros_like(totals[:, :1]))
-    lists: list[list[Hypothesis]] = [[] for _ in state.sentences]
+    lists: list[list[Hypothesis]] = [[] for _ in max_len]
     found = zip(best, tokens[path].tolist(), totals.tolist(), steps.tolist(), strict=True)
     for (n, is_cut, negated, t, _), ids, total, token_log_probs in found:
         lists[n].append(

@@ -22,10 +22,10 @@ class Ensemble:
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
 
-    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
-        """tokens [N, K], parents [N, K] or None -> [N, K, V]."""
-        log_probs = (step(tokens, parents).float().log_softmax(-1) for step in self.steps)
-        total = next(log_probs)  # [N, K, V]
+    def __call__(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None = None) -> Tensor:
+        """tokens [N, K], parents [N, K] or None -> [N, K, V], or [R, V] of the R places that are alive."""
+        log_probs = (step(tokens, parents, alive).float().log_softmax(-1) for step in self.steps)
+        total = next(log_probs)  # [N, K, V] or [R, V]
         for more in log_probs:
             total = torch.logaddexp(total, more)
         return total - math.log(len(self.steps))

@@ -363,8 +363,8 @@ class DecoderState:
         self.tree: BeamTree | None = None
 
     @torch.no_grad()
-    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
-        """tokens [N, K], parents [N, K] or None -> logits [N, K, V]."""
+    def __call__(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None = None) -> Tensor:
+        """tokens [N, K], parents [N, K] or None -> logits [N, K, V], or [R, V] of the R places that are alive."""
         if self.tree is None:
             self.tree = BeamTree(tokens.shape[0], tokens.shape[1], tokens.device)
         mask = self.tree.extend(parents)  # [N, 1, K, L] or None
@@ -372,7 +372,7 @@ class DecoderState:
         x = self.model._embed(self.model.tgt_embed, self.model.tgt_position, tokens, positions)  # [N, K, D]
         for layer, caches in zip(_layers(self.model), self.caches, strict=True):
             x = layer(x, None, mask, self.memory_mask, caches, positions)
-        return self.model.logits(self.model.decoder_norm(x))  # [N, K, V]
+        return self.model.logits(self.model.decoder_norm(x if alive is None else x[alive]))  # [N, K, V] or [R, V]
 
     def select(self, sentences: Tensor) -> None:
         """Keep only these sentences, in this order."""

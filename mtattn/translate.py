@@ -15,6 +15,7 @@ from mtattn.config import with_overrides
 from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig, Hypothesis, Step, search
 from mtattn.errors import ConfigError
+from mtattn.inference import Prepared
 from mtattn.model import Transformer, evaluating
 from mtattn.prefix import paired
 from mtattn.processors import ForcedPrefix, Processor
@@ -105,9 +106,9 @@ def load_translator(
         asked["beam_size"] = max(nbest, config.decode.beam_size)
     try:
         decode = replace(config.decode, **{name: value for name, value in asked.items() if value is not None})
+        return Translator(model.to(device), tokenizer, decode, max_len=config.filter.max_len, trained_on=config.data)
     except ValueError as error:
         raise ConfigError(f"decode: {error}") from None
-    return Translator(model.to(device), tokenizer, decode, max_len=config.filter.max_len, trained_on=config.data)
 
 
 class Translator:
@@ -121,7 +122,7 @@ class Translator:
         trained_on: the corpora that the model's config names.
 
     Attributes:
-        start: source ids [N, S] to a decoding step; the model's own unless replaced (see mtattn.ensemble).
+        start: source ids [N, S] to a decoding step; the prepared model's unless replaced (see mtattn.ensemble).
         refine: applied to what each search found, in this order (see mtattn.glossary and mtattn.mbr).
         num_split: lines that were too long so far.
         num_prefix_missed: forced prefixes so far that the search's limits did not let be written.
@@ -139,7 +140,7 @@ class Translator:
         self.model, self.tokenizer, self.config, self.max_len = model, tokenizer, config, max_len
         self.trained_on = trained_on or DataConfig()
         self.device = next(model.parameters()).device
-        self.start: Callable[[Tensor], Step] = model.start
+        self.start: Callable[[Tensor], Step] = Prepared(model, config.quantization).start
         self.refine: list[Refine] = []
         self.num_split = self.num_prefix_missed = 0
 

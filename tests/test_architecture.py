@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "evaluate": "",
     "hub": "",
     "interrupts": "",
+    "keys": "",
+    "linear": "",
     "loss": "",
     "memory": "",
     "metrics": "",
@@ -46,6 +48,7 @@ MAY_IMPORT = {
     "examples": "batching corpus tokenizer",
     "mixing": "batching corpus",
     "model": "attention dropout",
+    "inference": "attention keys linear model",
     "objective": "batching loss model",
     "precision": "model",
     "snapshot": "batching",
@@ -58,7 +61,7 @@ MAY_IMPORT = {
     "card": "config",
     "checkpoint": "config metrics model storage tokenizer unfilled",
     "prepare": "config corpus examples mixing progress tokenizer",
-    "translate": "batching checkpoint config corpus decode model prefix processors segments tokenizer",
+    "translate": "batching checkpoint config corpus decode inference model prefix processors segments tokenizer",
 }
 HEAVY = {"torch", "datasets", "matplotlib", "sentencepiece", "numpy", "pyarrow", "sacrebleu"}
 

@@ -18,6 +18,12 @@ def sorted_continuations(logits: Tensor, offsets: Tensor) -> tuple[Tensor, Tenso
     return logits.float().flatten(1).gather(1, order), order // v, order % v
 
 
+def as_rows(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, K, V] as [R, V], and which row is whose."""
+    n, k, _ = logits.shape
+    return logits.flatten(0, 1), torch.arange(n * k).view(n, k)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.integers(0, 2**32),
@@ -32,7 +38,7 @@ def test_best_continuations_equal_a_stable_sort(seed, n, k, v, dtype):
     logits[torch.rand(n, k, v, generator=g) < 0.2] = -math.inf
     offsets = -torch.randint(0, 10, (n, k), generator=g).float()
     expected = sorted_continuations(logits, offsets)
-    values, places, tokens = best_continuations(logits.clone(), offsets)
+    values, places, tokens = best_continuations(*as_rows(logits.clone()), offsets)
     assert torch.equal(values, expected[0])
     real = values > -math.inf  # where nothing is left, place and token mean nothing
     assert torch.equal(places[real], expected[1][real])
@@ -42,15 +48,38 @@ def test_best_continuations_equal_a_stable_sort(seed, n, k, v, dtype):
 
 def test_a_hypothesis_that_is_none_is_not_continued():
     logits, offsets = torch.zeros(1, 3, 10), torch.tensor([[-math.inf, 0.0, -math.inf]])
-    _, places, tokens = best_continuations(logits, offsets)
+    _, places, tokens = best_continuations(*as_rows(logits), offsets)
     assert places.tolist() == [[1, 1, 1]]
     assert tokens.tolist() == [[0, 1, 2]]
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.sampled_from([2, 5, BLOCK + 1, 300]))
+def test_empty_places_need_no_rows(seed, v):
+    g = torch.Generator().manual_seed(seed)
+    logits, offsets = (
+        torch.randint(-9, 5, (3, 4, v), generator=g).float(),
+        -torch.randint(0, 9, (3, 4), generator=g).float(),
+    )
+    alive = torch.rand(3, 4, generator=g) < 0.5
+    alive[torch.arange(3), torch.randint(0, 4, (3,), generator=g)] = True
+    offsets.masked_fill_(~alive, -math.inf)
+    rows = torch.tensor(
+        [[next(i for i in (*range(k, 4), *range(k)) if a[i]) for k in range(4)] for a in alive.tolist()]
+    )
+    rows = (alive.flatten().cumsum(0) - 1).view(3, 4).gather(1, rows)
+    expected = best_continuations(*as_rows(logits.clone()), offsets)
+    values, places, tokens = best_continuations(logits[alive], rows, offsets)
+    assert torch.equal((values + offsets.gather(1, places)), expected[0] + offsets.gather(1, expected[1]))
+    real = (values > -math.inf) & (offsets.gather(1, places) > -math.inf)
+    assert torch.equal(places[real], expected[1][real])
+    assert torch.equal(tokens[real], expected[2][real])
 
 
 def test_diversity_counts_the_better_siblings():
     logits, offsets = torch.tensor([[[5.0, 4.0, 3.0], [2.5, 1.0, 0.0], [-9.0, -9.0, -9.0]]]), torch.zeros(1, 3)
     # Of 5, 4, 3 and 2.5 with 1 taken for each better sibling: 5, 4 - 1, 3 - 2, 2.5
-    values, places, tokens = best_continuations(logits, offsets, diversity=1.0)
+    values, places, tokens = best_continuations(*as_rows(logits), offsets, diversity=1.0)
     assert values.tolist() == [[5.0, 4.0, 2.5]]
     assert places.tolist() == [[0, 0, 1]]
     assert tokens.tolist() == [[0, 1, 0]]
@@ -59,7 +88,7 @@ def test_diversity_counts_the_better_siblings():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_log_normaliser(dtype, scale):
-    logits = (scale * torch.randn(7, 3, 5000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    logits = (scale * torch.randn(21, 5000, generator=torch.Generator().manual_seed(0))).to(dtype)
     log_z = log_normaliser(logits)
     assert log_z.dtype == torch.float32
     torch.testing.assert_close(log_z.double(), logits.double().logsumexp(-1), rtol=1e-6, atol=1e-6)
@@ -67,8 +96,7 @@ def test_log_normaliser(dtype, scale):
 
 
 def test_log_normaliser_of_a_row_does_not_depend_on_the_others():
-    logits = torch.randn(97, 3, 40_000, generator=torch.Generator().manual_seed(0))  # several pieces
+    logits = torch.randn(97, 40_000, generator=torch.Generator().manual_seed(0))  # several pieces
     together = log_normaliser(logits)
     for n in (0, 50, 96):
         assert torch.equal(log_normaliser(logits[n : n + 1])[0], together[n])
-    assert torch.equal(log_normaliser(logits[5:6, :1])[0, 0], together[5, 0])

@@ -26,7 +26,7 @@ class Scripted:
         self.sizes: list[int] = []  # sentences at each call
         self.parents: list[Tensor | None] = []
 
-    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
+    def __call__(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None = None) -> Tensor:
         n, k = tokens.shape
         if not self.prefixes:
             assert parents is None
@@ -44,7 +44,7 @@ class Scripted:
             [self.logits(table, prefix) for prefix in row]
             for table, row in zip(self.tables, self.prefixes, strict=True)
         ]
-        return torch.tensor(rows)
+        return torch.tensor(rows) if alive is None else torch.tensor(rows)[alive]
 
     def logits(self, table: Table, prefix: tuple[int, ...]) -> list[float]:
         probs = table.get(prefix, {EOS: 1.0})
@@ -65,12 +65,12 @@ class Recurrent:
         self.out = sharpness * torch.randn(16, vocab_size, generator=g) / 4
         self.state, self.dtype = torch.zeros(len(sources), 1, 16), dtype
 
-    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
+    def __call__(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None = None) -> Tensor:
         state = self.state.expand(*tokens.shape, -1)
         if parents is not None:
             state = state.gather(1, parents[:, :, None].expand_as(state))
         self.state = torch.tanh(state @ self.inner / 3 + self.embed[tokens] + self.source[:, None])
-        return (self.state @ self.out).to(self.dtype)
+        return ((self.state if alive is None else self.state[alive]) @ self.out).to(self.dtype)
 
     def select(self, sentences: Tensor) -> None:
         self.state, self.source = self.state[sentences], self.source[sentences]
@@ -163,8 +163,8 @@ def test_pad_and_bos_are_never_generated_and_log_probs_stay_the_models():
 
 def test_eos_may_be_what_targets_start_from():
     class StartsWithEos(Scripted):
-        def __call__(self, tokens, parents):
-            return super().__call__(torch.full_like(tokens, BOS) if not self.prefixes else tokens, parents)
+        def __call__(self, tokens, parents, alive=None):
+            return super().__call__(torch.full_like(tokens, BOS) if not self.prefixes else tokens, parents, alive)
 
     ids = {"pad_id": PAD, "bos_id": EOS, "eos_id": EOS}
     assert search(StartsWithEos([GARDEN_PATH]), torch.tensor([0]), DecodeConfig(), **ids)[0][0].finished
@@ -323,6 +323,31 @@ def test_finished_sentences_leave_the_batch():
     assert [len(hyps[0].ids) for hyps in found] == [0, 10, 0, 10]
 
 
+def test_only_hypotheses_that_are_alive_are_computed():
+    table: Table = {
+        (): {A: 0.4, B: 0.35, EOS: 0.25},
+        (A,): {A: 0.6, B: 0.4},
+        (B,): {A: 0.9, B: 0.1},
+        **{(*p, A): {A: 1.0} for p in itertools.product((A, B), repeat=1)},
+    }
+    seen = []
+
+    class Watched(Scripted):
+        def __call__(self, tokens, parents, alive=None):
+            seen.append(None if alive is None else alive.sum(1).tolist())
+            return super().__call__(tokens, parents, alive)
+
+    config = DecodeConfig(beam_size=3, length_penalty=0, nbest=3, max_len_extra=3)
+    found = search(Watched([table, {(): {A: 0.5, B: 0.5}}]), torch.zeros(2, dtype=torch.int64), config, **IDS)
+    assert seen[0] == [1, 1]  # all begin alike
+    assert seen[1] == [2, 2]  # one of the first sentence's has ended; the second never had three
+    assert found[0][0].ids == []
+    config = DecodeConfig(beam_size=3, min_len=1, max_len_extra=3)  # what is forbidden is asked of all places
+    seen.clear()
+    search(Watched([table]), torch.tensor([0]), config, **IDS)
+    assert set(seen) == {None}
+
+
 def test_greedy_and_sampling_move_no_hypothesis():
     for config in (DecodeConfig(beam_size=1), DecodeConfig(search="sample", nbest=4)):
         step = Scripted([GARDEN_PATH])
@@ -373,6 +398,7 @@ def test_diversity_sets_siblings_back():
         ("beam_size", 0),
         ("nbest", 0),
         ("nbest", 6),
+        ("quantization", "int4"),
         ("length_penalty", -0.1),
         ("length_penalty", math.nan),
         ("max_len_ratio", -1.0),
@@ -398,14 +424,14 @@ def test_more_samples_than_a_beam_may_be_drawn():
 
 def test_wrong_logits_are_refused():
     class Broken(Recurrent):
-        def __call__(self, tokens, parents):
-            return super().__call__(tokens, parents).mul_(math.nan)
+        def __call__(self, tokens, parents, alive=None):
+            return super().__call__(tokens, parents, alive).mul_(math.nan)
 
     class Short(Recurrent):
-        def __call__(self, tokens, parents):
-            return super().__call__(tokens, parents)[:, :1]
+        def __call__(self, tokens, parents, alive=None):
+            return super().__call__(tokens, parents, alive)[:1]
 
-    for model, message in ((Broken, "NaN"), (Short, r"expected \[2, 5, 'V'\]")):
+    for model, message in ((Broken, "NaN"), (Short, r"expected \[2, 'V'\]")):
         with pytest.raises(ValueError, match=message):
             search(model(torch.arange(2)), torch.tensor([1, 1]), DecodeConfig(), **IDS)
     with pytest.raises(ValueError, match="1 seeds for 2 sentences"):

@@ -254,8 +254,8 @@ class OnnxState:
         self.own = [array[:, :, :, :0] for array in self.cross]
         self.width = 0
 
-    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
-        """tokens [N, K], parents [N, K] or None -> logits [N, K, V]."""
+    def __call__(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None = None) -> Tensor:
+        """tokens [N, K], parents [N, K] or None -> logits [N, K, V], or [R, V] of the R places that are alive."""
         sentences, width = tokens.shape
         if not self.width:  # the first call says how many hypotheses a sentence has
             self.width = width
@@ -263,8 +263,8 @@ class OnnxState:
         elif parents is not None:
             rows = (torch.arange(sentences)[:, None] * width + parents).flatten().numpy()
             self.own = [array[:, rows] for array in self.own]
-        logits = self._step(tokens.flatten().numpy())
-        return torch.from_numpy(logits).view(sentences, width, -1)
+        logits = torch.from_numpy(self._step(tokens.flatten().numpy())).view(sentences, width, -1)
+        return logits if alive is None else logits[alive]
 
     def _step(self, tokens: Array) -> Array:
         (cross_keys, cross_values), (keys, values) = self.cross, self.own

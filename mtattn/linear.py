@@ -1,0 +1,80 @@
+"""Products with weights that no longer change, prepared once for translation: LINEARS says in which precision.
+
+Legend: R rows, I inputs, O outputs. What a row gives depends on that row alone.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+CACHED = 2**18  # floats (1 MiB) worked on at a time, to stay in a core's cache
+TINY = 1e-30  # stands for the largest magnitude of a row of zeros, which has none to divide by
+
+
+class Linear(Protocol):
+    """x W^T + b."""
+
+    def __call__(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """x [R, I] and what to add to the product, [R, O] -> [R, O]; `out` is where to write it, without an add."""
+
+
+class Float32Linear:
+    """The product in float32. Of W and its transpose, a CPU reads the second faster: 1.3 to 2 times for few rows.
+
+    Args:
+        weight: [O, I]. bias: [O] or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight, self.bias = weight.detach().t().contiguous(), None if bias is None else bias.detach()
+
+    def __call__(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """As `Linear` says."""
+        if add is not None:
+            product = torch.addmm(add, x, self.weight)  # [R, O]
+            return product if self.bias is None else product.add_(self.bias)
+        if self.bias is not None:
+            return torch.addmm(self.bias, x, self.weight, out=out)  # [R, O]
+        return torch.mm(x, self.weight, out=out)  # [R, O]
+
+
+class Int8Linear:
+    """The product of 8-bit integers, summed exactly in 32 bits: a quarter of the memory, and 4 times faster with VNNI.
+
+    Each row of W and each row of x is divided by its own largest magnitude / 127 and rounded, so that a row's result
+    does not depend on its neighbours, not even by rounding. Errors are near 1 % of the typical output.
+
+    Args:
+        weight: [O, I]. bias: [O] or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        scale = weight.detach().abs().amax(1).clamp_min_(TINY) / 127  # [O]
+        self.weight = (weight.detach() / scale[:, None]).round_().to(torch.int8).t()  # [I, O]
+        self.scale, self.bias = scale / 127, None if bias is None else bias.detach()
+
+    def __call__(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """As `Linear` says."""
+        largest = x.abs().amax(1, keepdim=True).clamp_min_(TINY)  # [R, 1]
+        rows = (x * (127 / largest)).round_().to(torch.int8)  # [R, I]
+        if out is not None:
+            return self._into(out, rows, largest)
+        product = torch._int_mm(rows, self.weight) * largest  # [R, O]
+        if add is None:
+            product.mul_(self.scale)
+        else:
+            product = torch.addcmul(add, product, self.scale)
+        return product if self.bias is None else product.add_(self.bias)
+
+    def _into(self, out: Tensor, rows: Tensor, largest: Tensor) -> Tensor:
+        step = max(1, CACHED // out.size(1))
+        for i in range(0, len(rows), step):
+            product = torch._int_mm(rows[i : i + step], self.weight)
+            torch.mul(product, largest[i : i + step], out=out[i : i + step]).mul_(self.scale)
+        return out if self.bias is None else out.add_(self.bias)
+
+
+LINEARS: dict[str, Callable[[Tensor, Tensor | None], Linear]] = {"none": Float32Linear, "int8": Int8Linear}
+"""How products are computed, by the value of decode.quantization."""
