@@ -3,6 +3,7 @@
 The loss is a sum over tokens, divided by the tokens of the whole step, so parts give the gradient of the whole.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -29,8 +30,9 @@ class Splitter:
     Args:
         loss: the nats of a batch that lies on the device, summed over its tokens.
         model: the model whose gradients `loss` leads to.
-        parts: "pairs x source x target" of a batch -> parts that it is computed in. Read, and added to: what was learnt
-            about a shape is kept, in the checkpoint too, so that a resumed run computes every batch in the same parts.
+        parts: "pairs x source x target" of a batch that did not fit -> parts that it is computed in. Read, and added
+            to: what was learnt is kept, in the checkpoint too, so that a resumed run computes every batch in the same
+            parts. A shape that is not there takes as many as make its parts smaller than any that did not fit.
         named: how to name the training pairs of a batch to the user.
         warn: told once about each shape that does not fit.
     """
@@ -67,7 +69,7 @@ class Splitter:
         for shape in (shape for shape, parts in self._parts.items() if parts != known.get(shape)):
             self._warn(
                 f"out of memory: batches of {shape} (pairs x source x target) are computed in {self._parts[shape]} "
-                "parts from now on, with the same gradient; a smaller train.batch_tokens would be faster"
+                "parts from now on, larger ones too, with the same gradient; a smaller train.batch_tokens is faster"
             )
         return nats
 
@@ -109,13 +111,23 @@ class Splitter:
         return nats
 
     def _split(self, batch: Batch) -> list[Batch]:
-        parts = self._parts.get(_shape(batch), 1)
+        parts = self._num_parts(batch)
         # Every n-th pair: neighbours in a batch are of like length, so each part gets short ones and long ones.
         return [batch] if parts == 1 else [batch.rows(slice(i, None, parts), self._pad_id) for i in range(parts)]
 
+    def _num_parts(self, batch: Batch) -> int:
+        """As many as were learnt for this shape, or as the sizes of what did not fit suggest."""
+        if known := self._parts.get(_shape(batch)):
+            return known
+        smallest = min((_size(shape) * 2 / parts for shape, parts in self._parts.items()), default=math.inf)
+        parts = 1
+        while _size(_shape(batch)) / parts >= smallest:
+            parts *= 2
+        return min(parts, len(batch.src))
+
     def _split_further(self, batch: Batch, failed: Batch) -> None:
         pairs, shape = len(batch.src), _shape(batch)
-        parts = self._parts.get(shape, 1)
+        parts = self._num_parts(batch)
         if parts == pairs:
             raise ConfigError(
                 f"out of memory on a single pair: {self._named(failed)}, {failed.src.shape[1]} source and "
@@ -133,3 +145,9 @@ class Splitter:
 
 def _shape(batch: Batch) -> str:
     return f"{len(batch.src)} x {batch.src.shape[1]} x {batch.tgt_out.shape[1]}"
+
+
+def _size(shape: str) -> int:
+    """Positions of both sides, which the memory that a batch takes is about proportional to."""
+    pairs, src, tgt = map(int, shape.split(" x "))
+    return pairs * (src + tgt)

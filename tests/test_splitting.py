@@ -146,6 +146,15 @@ def test_a_shape_is_remembered_and_mentioned_once(still: Transformer) -> None:
     assert said.startswith("out of memory: batches of 3 x 5 x 6 (pairs x source x target) are computed in 3 parts")
 
 
+def test_what_is_as_large_is_split_without_trying(still: Transformer) -> None:
+    split = Computer(still, lambda batch: len(batch.src) * (batch.src.shape[1] + batch.tgt_out.shape[1]) > 40)
+    split.gradients([batch_of([7, 7, 7, 7])])  # 4 x (7 + 8) = 60 positions fail, 30 do not
+    del split.asked[:]
+    split.gradients([batch_of([6] * 6), batch_of([3] * 4)])  # 78 positions are halved at once, 28 are not
+    assert [len(indices) for indices in split.asked] == [3, 3, 4]
+    assert len(split.said) == 1
+
+
 def test_it_makes_no_difference_when_a_shape_was_learnt(make_model) -> None:
     """Dropout masks, too, are those of a run that knew from the start: a resumed run equals an uninterrupted one."""
     group = [batch_of([3, 4]), batch_of([3, 9, 4, 8, 7])]
