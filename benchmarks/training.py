@@ -1,7 +1,7 @@
 """How fast does mtattn train, beside JoeyNMT, Hugging Face's MarianMT and a plain torch.nn.Transformer loop?
 
     python benchmarks/training.py CORPUS                  # target tokens a second, about 6 minutes on two CPU cores
-    python benchmarks/training.py CORPUS --to-bleu 30     # training minutes until greedy BLEU on val reaches 30
+    python benchmarks/training.py CORPUS --to-bleu 30     # training minutes to that greedy BLEU on val; up to an hour
     python benchmarks/training.py CORPUS --device cuda
 
 CORPUS is a folder with train.en, train.de, val.en and val.de, or whatever --config and --set name. All train models
