@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,19 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("$ ")
 ]
-SHORT = " --set train.max_steps=3 --set train.valid_sentences=20 --set tokenizer.vocab_size=800"
+SETTINGS = {  # an untrained model would write up to the length limit
+    "train.max_steps": 2,
+    "train.batch_tokens": 512,
+    "train.valid_sentences": 5,
+    "train.precision": "float32",
+    "tokenizer.vocab_size": 800,
+    "tokenizer.max_sentences": 2000,
+    "decode.beam_size": 1,
+    "decode.max_len_ratio": 0.2,
+    "decode.max_len_extra": 2,
+}
+SHORT = "".join(f" --set {key}={value}" for key, value in SETTINGS.items())
+PROOFS = re.findall(r"\| `((?:pytest|python) [^`]+)` \|\n", README)
 
 
 def test_commands_run_in_order(tmp_path: Path) -> None:
@@ -40,6 +53,27 @@ def test_commands_run_in_order(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert (tmp_path / "news.de").read_text(encoding="utf-8").count("\n") == 3
+
+
+@pytest.mark.parametrize("command", [command for command in PROOFS if command.startswith("pytest ")])
+def test_every_promise_names_tests_that_exist(command: str) -> None:
+    paths, _, keywords = command.removeprefix("pytest ").partition(" -k ")
+    for path in paths.split():
+        tests = re.findall(r"^def (test_\w+)", (ROOT / path).read_text(encoding="utf-8"), re.M)
+        assert tests
+        for keyword in filter(None, keywords.strip('"').split(" or ")):
+            assert any(keyword in test for test in tests), f"no test in {path} has {keyword!r} in its name"
+
+
+def test_the_promises_are_found() -> None:
+    assert len(PROOFS) >= 10
+
+
+@pytest.mark.parametrize("command", [command for command in PROOFS if command.startswith("python ")])
+def test_every_promise_names_a_benchmark_that_takes_these_arguments(command: str) -> None:
+    words = shlex.split(command.replace("python ", f"{sys.executable} ", 1))
+    done = subprocess.run([*words, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and f"    {command.split(' runs/')[0]}" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
