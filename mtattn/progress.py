@@ -25,7 +25,8 @@ class Reporter:
     """Notes, warnings and bars on stderr, and all but the bars in the run's train.log once there is one."""
 
     def __init__(self) -> None:
-        quiet = os.environ.get("RANK", "0") != "0"  # of the processes that torchrun starts, the first one speaks
+        # Of the processes that torchrun starts, the first one speaks.
+        quiet = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
         self._log: TextIO | None = None
 

@@ -22,6 +22,21 @@ def test_warnings_say_so(capsys):
     assert capsys.readouterr().err == "warning: look\n"
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0"}, "said\n"),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "1"}, ""),
+        ({"RANK": "1"}, "said\n"),
+    ],
+)
+def test_of_many_processes_one_speaks(environment, expected, monkeypatch, capsys):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    Reporter().note("said")
+    assert capsys.readouterr().err == expected
+
+
 def test_the_log_holds_notes_with_their_time(tmp_path, capsys):
     report = Reporter()
     report.note("before")
