@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mtattn.config import Config
-from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus
+from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus, read_tables
 from mtattn.errors import ConfigError, CorpusError
 from mtattn.examples import Examples, encode_corpus
 from mtattn.mixing import Mixture
@@ -184,10 +184,10 @@ def _require_positions(config: Config, tokenizer: Tokenizer, dev: Pairs) -> None
 
 def _column(corpus: LoadedCorpus, side: str, most: int) -> Iterator[str]:
     """One side's texts, evenly thinned to at most `most` lines."""
-    total = len(corpus.dataset)
-    thinned = corpus.dataset.select_columns([side]).select(range(0, total, -(-total // most)))
-    for rows in thinned.iter(batch_size=10_000):
-        yield from rows[side]
+    step, start = -(-len(corpus.dataset) // most), 0
+    for table in read_tables(corpus.dataset, 10_000):
+        yield from table[side].take(np.arange(-start % step, len(table), step)).to_pylist()
+        start += len(table)
 
 
 def _listed(dropped: dict[str, int]) -> str:
