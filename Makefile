@@ -30,8 +30,8 @@ test: $(VENV)/developing  ## check formatting, lint, types, and run all fast tes
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 
-faults: $(VENV)/developing  ## the long fault tests, which `make test` leaves out: kills at every point and at random
-	$(BIN)/pytest tests/faults -m slow -n 2
+faults: $(VENV)/developing  ## the long tests, which `make test` leaves out: kills at every point and at random
+	$(BIN)/pytest -m slow -n 2
 
 audit: $(VENV)/developing  ## look for known vulnerabilities in the packages that are installed, by pip-audit
 	@if $(BIN)/python -c 'import urllib.request as r; r.urlopen("https://pypi.org/pypi/pip/json", timeout=10)' 2>/dev/null; \
