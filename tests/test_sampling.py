@@ -83,7 +83,7 @@ def test_uniform_numbers_depend_on_their_place_alone():
 class Memoryless:
     """A step whose next token never depends on what was: EOS (2) with probability 0.1, 0.4 for 3, 0.5 for 4."""
 
-    def __call__(self, tokens: Tensor, parents: Tensor | None) -> Tensor:
+    def __call__(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None = None) -> Tensor:
         return torch.tensor([0.0, 0.0, 0.1, 0.4, 0.5]).log().repeat(*tokens.shape, 1)
 
     def select(self, sentences: Tensor) -> None:
