@@ -10,6 +10,7 @@ Legend: N sentences, K hypotheses of each, R rows (hypotheses alive), S source, 
 H heads, J key heads, E d_head, V vocabulary.
 """
 
+import threading
 from collections.abc import Callable
 from typing import cast
 
@@ -24,6 +25,7 @@ from mtattn.linear import LINEARS, Linear
 from mtattn.model import ACTIVATIONS, DecoderLayer, DecoderState, EncoderLayer, FeedForward, Residual, Transformer
 
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
+ENCODED = 1024  # source positions encoded at a time, padding included
 COMPACT_AT = 3 / 4  # share of sentences left at which the keys of the others are thrown away: copying costs as well
 
 
@@ -59,7 +61,9 @@ class Prepared:
         self.model, self.quantization, self.reason = model, quantization, unsupported(model)
         if self.reason and quantization != "none":
             raise ValueError(f"quantization = {quantization!r} is not possible for this model: {self.reason}")
+        self._parameters = list(model.parameters())
         self._stacks: _Stacks | None = None
+        self._lock = threading.Lock()
         self._version = -1
 
     def start(self, src: Tensor) -> "PreparedState | DecoderState":
@@ -71,11 +75,12 @@ class Prepared:
 
     def stacks(self) -> "_Stacks":
         """The prepared weights, made now if they were not or the model's have changed since."""
-        version = sum(parameter._version for parameter in self.model.parameters())
-        if self._stacks is None or version != self._version:
-            with torch.inference_mode():
-                self._stacks, self._version = _Stacks(self.model, LINEARS[self.quantization]), version
-        return self._stacks
+        version = sum(parameter._version for parameter in self._parameters)
+        with self._lock:
+            if self._stacks is None or version != self._version:
+                with torch.inference_mode():
+                    self._stacks, self._version = _Stacks(self.model, LINEARS[self.quantization]), version
+            return self._stacks
 
 
 class _Stacks:
@@ -84,17 +89,39 @@ class _Stacks:
         self.encoder = [_EncoderBlock(cast(EncoderLayer, layer), make) for layer in model.encoder]
         self.decoder = [_DecoderBlock(cast(DecoderLayer, layer), make) for layer in model.decoder]
         self.src_rotary, self.tgt_rotary = (_Rotary(p) for p in (model.src_position, model.tgt_position))
+        self.encoder_norm = _norm(model.encoder_norm)
         self.norm, self.output = _norm(model.decoder_norm), make(model.out_embed.weight, None)
 
-    def encode(self, src: Tensor) -> tuple[Tensor, Tensor | None]:
-        """src [N, S] -> memory [N * S, D], and what to add to scores, [N, 1, 1, S] or None."""
-        real = src != self.model.pad_id  # [N, S]
-        mask = None if bool(real.all()) else torch.zeros(real.shape).masked_fill_(~real, -torch.inf)[:, None, None]
-        x = self.model._embed(self.model.src_embed, self.model.src_position, src).flatten(0, 1)  # [N * S, D]
+    def encode(self, src: Tensor) -> tuple[list[Keys], Tensor | None]:
+        """Encode sources [N, S].
+
+        A few sentences at a time, which stay in the core's cache; in sorted batches they also leave less padding.
+
+        Returns:
+            The keys and values of each decoder layer, and what to add to scores, [N, 1, 1, S] or None.
+        """
+        (n, s), real = src.shape, src != self.model.pad_id  # [N, S]
+        bias = None if bool(real.all()) else torch.zeros(n, 1, 1, s).masked_fill_(~real[:, None, None], -torch.inf)
+        keys = [Keys.empty(n, block.kv_heads, block.size, capacity=s) for block in self.decoder]
+        step = max(1, ENCODED // s)
+        for i in range(0, n, step):
+            longest = max(1, int(real[i : i + step].sum(1).max()))
+            padded = not bool(real[i : i + step, :longest].all())
+            part = bias[i : i + step, ..., :longest] if padded and bias is not None else None
+            memory = self._encode(src[i : i + step, :longest], part)  # [n S, D]
+            for block, own in zip(self.decoder, keys, strict=True):
+                kv = block.memory(memory).view(-1, longest, 2, block.kv_heads, block.size)  # [n, S, 2, J, E]
+                own.keys[i : i + step, ..., :longest] = kv[:, :, 0].permute(0, 2, 3, 1)
+                own.values[i : i + step, :, :longest] = kv[:, :, 1].transpose(1, 2)
+        return keys, bias
+
+    def _encode(self, src: Tensor, bias: Tensor | None) -> Tensor:
+        x = self.model._embed(self.model.src_embed, self.model.src_position, src).flatten(0, 1)  # [N S, D]
         turns = self.src_rotary.turns(src.size(1))  # [S, 1, E / 2] or None
+        turns = None if turns is None else turns.repeat(len(src), 1, 1)  # [N S, 1, E / 2]
         for block in self.encoder:
-            x = block(x, src.shape, turns, mask)
-        return self.model.encoder_norm(x), mask
+            x = block(x, src.shape, turns, bias)
+        return self.encoder_norm(x)
 
 
 class _Rotary:
@@ -107,13 +134,14 @@ class _Rotary:
         """Of positions 0 .. length - 1: complex [length, 1, E / 2]; None where nothing is turned."""
         if self.position.place != "query_key":
             return None
-        if len(self.table) < length:
-            positions = torch.arange(max(length, 2 * len(self.table)))
+        table = self.table  # another thread may put another in its place
+        if len(table) < length:
+            positions = torch.arange(max(length, 2 * len(table)))
             pairs = len(cast(Tensor, self.position.frequencies))
             ones = torch.tensor([1.0, 0.0]).repeat(pairs).expand(1, 1, len(positions), -1)
             turned = self.position.rotate(ones.contiguous(), positions)[0, 0]  # [length, E]
-            self.table = torch.view_as_complex(turned.view(len(positions), 1, pairs, 2))
-        return self.table[:length]
+            self.table = table = torch.view_as_complex(turned.view(len(positions), 1, pairs, 2))
+        return table[:length]
 
 
 def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -198,10 +226,8 @@ class _EncoderBlock:
         """x [N * S, D], shape (N, S) -> [N * S, D]."""
 
         def attend(x: Tensor, add: Tensor) -> Tensor:
-            rows = None if turns is None else turns.repeat(shape[0], 1, 1)  # [N * S, 1, E / 2]
-            q, k, v = (
-                part.view(*shape, -1, self.attn.size).transpose(1, 2) for part in self.attn.project(x, rows)
-            )  # [N, H, S, E]
+            parts = self.attn.project(x, turns)
+            q, k, v = (part.view(*shape, -1, self.attn.size).transpose(1, 2) for part in parts)  # [N, H, S, E]
             context = F.scaled_dot_product_attention(q, k, v, mask, scale=1.0, enable_gqa=q.size(1) != k.size(1))
             return self.attn.out(context.transpose(1, 2).reshape(len(x), -1), add)  # [N * S, D]
 
@@ -220,19 +246,13 @@ class _DecoderBlock:
             _Residual(part) for part in (layer.self_attn_residual, layer.cross_attn_residual, layer.ffn_residual)
         )
 
-    def of_memory(self, memory: Tensor, num_sentences: int) -> Keys:
-        """The encoder's output [N * S, D] as keys and values."""
-        kv = self.memory(memory).view(num_sentences, -1, 2, self.kv_heads, self.size)  # [N, S, 2, J, E]
-        return Keys(kv[:, :, 0].permute(0, 2, 3, 1).contiguous(), kv[:, :, 1].transpose(1, 2).contiguous())
-
 
 class PreparedState:
     """The prepared model's `mtattn.decode.Step`; select keeps sentences in mind, and moves memory only now and then."""
 
     def __init__(self, stacks: _Stacks, src: Tensor) -> None:
         self.stacks, self.step = stacks, -1
-        memory, self.memory_bias = stacks.encode(src)
-        self.cross = [block.of_memory(memory, len(src)) for block in stacks.decoder]
+        self.cross, self.memory_bias = stacks.encode(src)
         self.own = [Keys.empty(len(src), block.kv_heads, block.size) for block in stacks.decoder]
         self.kept: Tensor | None = None  # [N], where each sentence's keys are; None: all, in order
         self.ancestors: Ancestors | None = None  # None with one hypothesis a sentence, whose keys are all its own
@@ -242,28 +262,24 @@ class PreparedState:
     def __call__(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None = None) -> Tensor:
         """tokens [N, K], parents [N, K] or None -> logits [N, K, V], or [R, V] of the R places that are alive."""
         self.step += 1
-        (n, k), model, size = tokens.shape, self.stacks.model, len(self.cross[0].values)
+        n, k = tokens.shape
+        model, size = self.stacks.model, len(self.cross[0].values)
         if self.step == 0 and k > 1:
             self.ancestors = Ancestors(n, k)
-        at = torch.arange(n)[:, None] if self.kept is None else self.kept[:, None]  # [N, 1]
         full = alive is None and self.kept is None
-        rows = at * k + torch.arange(k)  # [N, K]
-        sentences, bias, length = at.expand(n, k), None, self.step + 1
-        places = torch.full_like(tokens, self.step)
-        if self.ancestors is not None:
-            places = self.ancestors.extend(parents, alive)  # [N, K]
-            bias = self.ancestors.bias()  # [N, K, L]
-            length = bias.size(2)
-            if self.kept is not None:
-                bias = bias.new_zeros(size, k, length).index_copy_(0, self.kept, bias)
-            bias = bias[:, None]  # [N, 1, K, L]
-        tokens, rows, places, sentences = (
-            x.flatten() if alive is None else x[alive] for x in (tokens, rows, places, sentences)
-        )  # [R]
+        places, bias = self._places(tokens, parents, alive)  # [N, K], [N, 1, K, L]
+        length = self.step + 1 if bias is None else bias.size(-1)
+        rows = sentences = None
+        if not full or k > 1:
+            at = (torch.arange(n) if self.kept is None else self.kept)[:, None].expand(n, k)  # [N, K]
+            rows, sentences = at * k + torch.arange(k), at
+            if alive is not None:
+                tokens, places, rows, sentences = (x[alive] for x in (tokens, places, rows, sentences))  # [R]
+            places, rows, sentences = places.flatten(), rows.flatten(), sentences.flatten()  # [R]
         grid = Grid(None if full else rows, size * k)
 
         now = torch.tensor([self.step])
-        x = model._embed(model.tgt_embed, model.tgt_position, tokens[:, None], now)[:, 0]  # [R, D]
+        x = model._embed(model.tgt_embed, model.tgt_position, tokens.flatten()[:, None], now)[:, 0]  # [R, D]
         turns = self.stacks.tgt_rotary.turns(self.step + 1)
         turns = None if turns is None else turns[-1]  # [1, E / 2]
         for block, own, cross in zip(self.stacks.decoder, self.own, self.cross, strict=True):
@@ -272,10 +288,7 @@ class PreparedState:
                 x: Tensor, add: Tensor, block: _DecoderBlock = block, own: Keys = own, places: Tensor = places
             ) -> Tensor:
                 q, k, v = block.attn.project(x, turns)
-                if full and self.ancestors is None:
-                    own.put(None, self.step, k, v)
-                else:
-                    own.put(sentences, places, k, v)
+                own.put(sentences, places, k, v)
                 return block.attn.out(own.attend(q, grid, length, bias), add)
 
             def look(x: Tensor, add: Tensor, block: _DecoderBlock = block, cross: Keys = cross) -> Tensor:
@@ -289,6 +302,16 @@ class PreparedState:
             self.logits = torch.empty(len(x), model.out_embed.num_embeddings)
         logits = self.stacks.output(self.stacks.norm(x), out=self.logits[: len(x)])  # [R, V]
         return logits if alive is not None else logits.view(n, k, -1)
+
+    def _places(self, tokens: Tensor, parents: Tensor | None, alive: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        # Where the keys of this step go, int64 [N, K], and what shows each hypothesis its own, [N, 1, K, L].
+        if self.ancestors is None:
+            return torch.full_like(tokens, self.step), None
+        places, bias = self.ancestors.extend(parents, alive), self.ancestors.bias()
+        if self.kept is not None:
+            size = len(self.cross[0].values)
+            bias = bias.new_zeros(size, *bias.shape[1:]).index_copy_(0, self.kept, bias)
+        return places, bias[:, None]
 
     def select(self, sentences: Tensor) -> None:
         """Keep only these sentences, in this order."""

@@ -22,23 +22,23 @@ class Keys:
         self.keys, self.values = keys, values
 
     @classmethod
-    def empty(cls, num_sentences: int, kv_heads: int, d_head: int) -> "Keys":
-        """Room for FIRST_CAPACITY keys a sentence."""
+    def empty(cls, num_sentences: int, kv_heads: int, d_head: int, capacity: int = FIRST_CAPACITY) -> "Keys":
+        """Room for `capacity` keys a sentence."""
         shape = num_sentences, kv_heads
-        return cls(torch.zeros(*shape, d_head, FIRST_CAPACITY), torch.zeros(*shape, FIRST_CAPACITY, d_head))
+        return cls(torch.zeros(*shape, d_head, capacity), torch.zeros(*shape, capacity, d_head))
 
     def select(self, sentences: Tensor) -> None:
         """Keep these sentences (int64 [M]), in this order."""
         self.keys, self.values = self.keys.index_select(0, sentences), self.values.index_select(0, sentences)
 
-    def put(self, sentences: Tensor | None, places: Tensor | int, k: Tensor, v: Tensor) -> None:
-        """Write k and v [R, J, E] to places [R] of sentences [R]; sentences None: to one place of each sentence."""
-        last = places if isinstance(places, int) else int(places.max())
+    def put(self, sentences: Tensor | None, places: Tensor, k: Tensor, v: Tensor) -> None:
+        """Write k and v [R, J, E] to places [R] of sentences [R]; sentences None: to one place, the same for each."""
+        last = int(places.max())
         while last >= self.values.size(2):
             more = self.values.size(2)
             self.keys, self.values = F.pad(self.keys, (0, more)), F.pad(self.values, (0, 0, 0, more))
         if sentences is None:
-            self.keys[..., places], self.values[:, :, places] = k, v
+            self.keys[..., last], self.values[:, :, last] = k, v
         else:
             self.keys.permute(0, 3, 1, 2)[sentences, places] = k
             self.values.transpose(1, 2)[sentences, places] = v
@@ -54,14 +54,18 @@ class Keys:
         """
         n, j, e = self.keys.shape[:3]
         group = q.size(1) // j
-        q = grid.spread(q.flatten(1)).view(n, -1, j, group, e)  # [N, K, J, G, E]
-        q = q.permute(0, 2, 3, 1, 4).reshape(n * j, -1, e)  # [N J, G K, E]
+        q = grid.spread(q.flatten(1))  # [N K, H E]
+        several = len(q) > n  # hypotheses a sentence; of one alone, the heads stand in order already
+        if several:
+            q = q.view(n, -1, j, group, e).permute(0, 2, 3, 1, 4)  # [N, J, G, K, E]
+        q = q.reshape(n * j, -1, e)  # [N J, G K, E]
         scores = torch.bmm(q, self.keys.view(n * j, e, -1)[:, :, :length])  # [N J, G K, L]
         if bias is not None:
             scores.view(n, j * group, -1, length).add_(bias)
         context = torch.bmm(scores.softmax(-1), self.values.view(n * j, -1, e)[:, :length])  # [N J, G K, E]
-        context = context.view(n, j, group, -1, e).permute(0, 3, 1, 2, 4).reshape(-1, j * group * e)  # [N K, H E]
-        return grid.gather(context)
+        if several:
+            context = context.view(n, j, group, -1, e).permute(0, 3, 1, 2, 4)  # [N, K, J, G, E]
+        return grid.gather(context.reshape(-1, j * group * e))  # [R, H E]
 
 
 class Grid:

@@ -57,23 +57,24 @@ class Int8Linear:
 
     def __call__(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """As `Linear` says."""
+        num_rows, num_outputs = len(x), self.scale.size(0)
+        if out is None:
+            out = x.new_empty(num_rows, num_outputs)
+        step = max(1, CACHED // max(x.size(1), num_outputs))
+        for i in range(0, num_rows, step):
+            self._product(x[i : i + step], None if add is None else add[i : i + step], out[i : i + step])
+        return out
+
+    def _product(self, x: Tensor, add: Tensor | None, out: Tensor) -> None:
         largest = x.abs().amax(1, keepdim=True).clamp_min_(TINY)  # [R, 1]
         rows = (x * (127 / largest)).round_().to(torch.int8)  # [R, I]
-        if out is not None:
-            return self._into(out, rows, largest)
-        product = torch._int_mm(rows, self.weight) * largest  # [R, O]
-        if add is None:
-            product.mul_(self.scale)
+        product = torch._int_mm(rows, self.weight).to(x.dtype).mul_(largest)  # [R, O]
+        if add is not None:
+            torch.addcmul(add, product, self.scale, out=out)
         else:
-            product = torch.addcmul(add, product, self.scale)
-        return product if self.bias is None else product.add_(self.bias)
-
-    def _into(self, out: Tensor, rows: Tensor, largest: Tensor) -> Tensor:
-        step = max(1, CACHED // out.size(1))
-        for i in range(0, len(rows), step):
-            product = torch._int_mm(rows[i : i + step], self.weight)
-            torch.mul(product, largest[i : i + step], out=out[i : i + step]).mul_(self.scale)
-        return out if self.bias is None else out.add_(self.bias)
+            torch.mul(product, self.scale, out=out)
+        if self.bias is not None:
+            out.add_(self.bias)
 
 
 LINEARS: dict[str, Callable[[Tensor, Tensor | None], Linear]] = {"none": Float32Linear, "int8": Int8Linear}

@@ -417,9 +417,11 @@ def make_attention(config: ModelConfig, position: Position | None, *, qk_norm: b
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off, no gradients, and the mode the model had restored afterwards."""
     was_training = model.training
-    model.eval()
+    if was_training:  # a walk over every module, and some call this for each sentence
+        model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
