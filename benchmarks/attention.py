@@ -1,6 +1,6 @@
 """How fast is each way to compute attention, and how much memory does it take? Prints two tables and the bars.
 
-    python benchmarks/attention.py                         # forward and backward, T = 64 ... 8192, about 5 minutes
+    python benchmarks/attention.py                         # forward and backward, T = 64 ... 8192, about 7 minutes
     python benchmarks/attention.py --forward               # without gradients
     python benchmarks/attention.py --lengths 256,1024 --device cuda --dtype bfloat16
 
@@ -29,7 +29,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mtattn.attention import MultiHeadAttention, attend, capture_weights, causal, sliding_window
 
 BATCH, HEADS, D_HEAD, WINDOW = 2, 4, 64, 256
-SLOW = 1.0  # seconds: what takes longer needs no warming up, and is measured once when time is short
+SLOW = 5.0  # seconds: what takes longer needs no warming up, and is measured once when time is short
+ROUNDS = 4  # at least: the least of fewer is mostly noise
 SLOWEST = 3.0  # seconds: a contender that took longer is left out of longer inputs
 Run = Callable[[], None]
 
@@ -122,7 +123,7 @@ def seconds(names: list[str], length: int, args: argparse.Namespace) -> dict[str
     """The least time of each contender, in turns until `--budget` is spent."""
     runs, best = {name: prepared(name, length, args) for name in names}, dict.fromkeys(names, math.inf)
     end, rounds = time.perf_counter() + args.budget, 0
-    while rounds < 2 or (time.perf_counter() < end and rounds < 200):
+    while rounds < ROUNDS or (time.perf_counter() < end and rounds < 200):
         for name in names:
             if SLOW < best[name] < math.inf and time.perf_counter() > end:
                 continue  # once is enough for what takes seconds
