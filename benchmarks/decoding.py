@@ -1,11 +1,17 @@
-"""How fast is mtattn's translation, beside CTranslate2 with the same weights?
+"""How fast is mtattn's translation, in float32 and in int8, beside CTranslate2 with the same weights?
 
-    python benchmarks/decoding.py runs/NAME test.en [--ref test.de] [--beams 1,4,5] [--threads 2] [--json OUT]
+    python benchmarks/decoding.py runs/NAME test.en [--ref test.de] [--beams 1,5] [--threads 2] [--json OUT]
+    python benchmarks/decoding.py runs/NAME train.en --lines 10000 --latency-lines 20 --repeats 2
+    python benchmarks/decoding.py runs/NAME test.en --huggingface      (needs transformers)
 
 First the copies are shown to compute what the model does. Then each engine turns the same lines of text into lines of
-text: the whole file at once (throughput, at the batch size that suits the engine best) and line by line (latency). The
-engines take turns, so that a slow minute of the machine meets all of them; a ratio compares one round with itself, and
-is given as median [lowest, highest] over the rounds. Above 1x, mtattn is the faster.
+text: the whole file at once (throughput, at the setting that suits the engine best on the first lines) and line by line
+(latency). The engines take turns, so that a slow minute of the machine meets all of them; a ratio compares one round
+with itself, and is given as median [lowest, highest] over the rounds. Above 1x, mtattn is the faster.
+
+--huggingface adds `generate` of a Marian model of the same sizes with random weights, made to write as many tokens as
+mtattn does, since it has no weights in common: its outputs mean nothing, its speed does. With --threads 1 all engines
+run on one thread.
 """
 
 import argparse
@@ -24,32 +30,97 @@ import torch
 from sentencepiece import SentencePieceProcessor
 
 from mtattn import translate
+from mtattn.batching import pad
 from mtattn.evaluate import score
 from mtattn.export import export_model
+from mtattn.memory import keep_freed_memory
 from mtattn.progress import Reporter
 from mtattn.translate import Translator, load_translator
 
-QUANTIZATIONS = ("float32", "int8")
+QUANTIZATIONS = {"float32": "none", "int8": "int8"}  # CTranslate2's names and mtattn's
+OURS = tuple(f"mtattn {kind}" for kind in QUANTIZATIONS)
+TRIED = 200  # lines that settings are compared on
 
 
 @dataclass(frozen=True)
 class Contender:
-    """translate: (lines, beam size, setting) -> lines. settings: those to try for throughput; the first for latency."""
+    """An engine.
+
+    translate: (lines, beam size, setting) -> lines. settings: those to try for throughput; the first for latency.
+    prepare: (lines, beam size), what is not to be timed.
+    """
 
     translate: Callable[[Sequence[str], int, Any], list[str]]
     settings: Sequence[Any]
+    prepare: Callable[[Sequence[str], int], None] = lambda lines, beam: None
 
 
-def native(translator: Translator) -> Contender:
-    """mtattn; its setting is the batch size, in source positions times beams."""
+def native(translator: Translator, threads: int) -> Contender:
+    """mtattn; its setting is (batches side by side, the size of one in source positions times beams)."""
     searches = translator.config
 
-    def run(lines: Sequence[str], beam: int, batch: int) -> list[str]:
-        translate.BATCH_POSITIONS = batch
+    def run(lines: Sequence[str], beam: int, setting: tuple[int, int]) -> list[str]:
+        translator.workers, translate.BATCH_POSITIONS = setting
         translator.config = replace(searches, search="beam", beam_size=beam, nbest=1)
         return [translation.text for translation in translator.translate(lines)]
 
-    return Contender(run, (8_192, 2_048, 16_384, 32_768))
+    return Contender(run, [(workers, batch) for workers in sorted({1, threads}) for batch in (16_384, 8_192)])
+
+
+def huggingface(translator: Translator, batch: int = 64) -> Contender:
+    """Marian of the same sizes and random weights; writes as many tokens as mtattn does for the same lines."""
+    from transformers import MarianConfig, MarianMTModel
+
+    config, tokenizer = translator.model.config, translator.tokenizer
+    torch.manual_seed(0)
+    model = MarianMTModel(
+        MarianConfig(
+            vocab_size=tokenizer.tgt_vocab_size,
+            decoder_vocab_size=tokenizer.tgt_vocab_size,
+            d_model=config.d_model,
+            encoder_layers=config.encoder_layers,
+            decoder_layers=config.decoder_layers,
+            encoder_attention_heads=config.num_heads,
+            decoder_attention_heads=config.num_heads,
+            encoder_ffn_dim=config.d_ff,
+            decoder_ffn_dim=config.d_ff,
+            pad_token_id=tokenizer.pad_id,
+            eos_token_id=tokenizer.eos_id,
+            decoder_start_token_id=tokenizer.bos_id,
+            forced_eos_token_id=None,
+        )
+    ).eval()
+    lengths: dict[tuple[str, int], int] = {}
+
+    def learn(lines: Sequence[str], beam: int) -> None:
+        unknown = [line for line in lines if (line, beam) not in lengths]
+        translator.config = replace(translator.config, search="beam", beam_size=beam, nbest=1)
+        for line, found in zip(unknown, translator.translate(unknown), strict=True):
+            lengths[line, beam] = sum(len(segment.hypotheses[0].ids) + 1 for segment in found.segments)
+
+    def run(lines: Sequence[str], beam: int, _: None) -> list[str]:
+        learn(lines, beam)
+        encoded = tokenizer.encode_src(list(lines))
+        order = sorted(range(len(lines)), key=lambda i: -len(encoded[i]))
+        texts = [""] * len(lines)
+        for start in range(0, len(order), batch):
+            numbers = order[start : start + batch]
+            src = pad([encoded[i] for i in numbers], tokenizer.pad_id)
+            count = max(1, round(statistics.mean(lengths[lines[i], beam] for i in numbers)))
+            with torch.inference_mode():
+                ids = model.generate(
+                    src,
+                    attention_mask=src != tokenizer.pad_id,
+                    num_beams=beam,
+                    do_sample=False,
+                    min_new_tokens=count,
+                    max_new_tokens=count,
+                )
+            for i, row in zip(numbers, ids.tolist(), strict=True):
+                texts[i] = tokenizer.decode(row[1:])
+        return texts
+
+    return Contender(run, [None], prepare=learn)
 
 
 def exported(folder: Path, translator: Translator, threads: int, compute_type: str) -> Contender:
@@ -92,8 +163,9 @@ def throughput(contenders: dict[str, Contender], lines: Sequence[str], beam: int
     """Seconds for all lines at each engine's best setting, round by round."""
     best = {}
     for name, contender in contenders.items():
+        contender.prepare(lines, beam)
         seconds(contender, lines[:50], beam, contender.settings[0])  # the first call of all allocates
-        best[name] = min(contender.settings, key=partial(seconds, contender, lines, beam))
+        best[name] = min(contender.settings, key=partial(seconds, contender, lines[:TRIED], beam))
     rounds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
@@ -122,34 +194,36 @@ def report_beam(
     contenders: dict[str, Contender], lines: Sequence[str], refs: Sequence[str] | None, beam: int, options: Any
 ) -> dict[str, Any]:
     """Measure and print one beam size."""
-    outputs = {name: c.translate(lines, beam, c.settings[0]) for name, c in contenders.items()}
     through = throughput(contenders, lines, beam, options.repeats)
     alone = latency(contenders, lines[: options.latency_lines], beam)
+    outputs = {name: c.translate(lines, beam, through[name]["setting"]) for name, c in contenders.items()}
     result: dict[str, Any] = {}
     print(f"\nbeam {beam}")
     for name in contenders:
         times, milliseconds = through[name]["seconds"], sorted(alone[name])
-        p95 = milliseconds[min(len(milliseconds) - 1, int(0.95 * len(milliseconds)))]
-        equal = sum(a == b for a, b in zip(outputs[name], outputs["mtattn"], strict=True)) / len(lines)
         row = {
             **through[name],
             "sentences_per_second": len(lines) / statistics.median(times),
-            "throughput_ratio": ratio(times, through["mtattn"]["seconds"]),
             "latency_median_ms": statistics.median(milliseconds),
-            "latency_p95_ms": p95,
-            "latency_ratio": ratio(alone[name], alone["mtattn"]),
-            "equal_to_mtattn": equal,
+            "latency_p95_ms": milliseconds[min(len(milliseconds) - 1, int(0.95 * len(milliseconds)))],
+            "throughput_ratio": {ours: ratio(times, through[ours]["seconds"]) for ours in OURS},
+            "latency_ratio": {ours: ratio(alone[name], alone[ours]) for ours in OURS},
+            "equal_to_mtattn": sum(a == b for a, b in zip(outputs[name], outputs[OURS[0]], strict=True)) / len(lines),
         }
         if refs:
             row["bleu"] = score(outputs[name], refs, ter=False).bleu
         result[name] = row
-        quality = f"  BLEU {row['bleu']:.2f}" if refs else ""
         print(
-            f"  {name:20} {row['sentences_per_second']:8.1f} sentences/s (batch {row['setting']}), "
-            f"{row['throughput_ratio']};  latency median {row['latency_median_ms']:.1f} ms, p95 {p95:.1f} ms, "
-            f"{statistics.median(alone[name]) / statistics.median(alone['mtattn']):.2f}x;  "
-            f"{equal:.1%} equal{quality}"
+            f"  {name:20} {row['sentences_per_second']:8.1f} sentences/s {row['setting']};  "
+            f"latency median {row['latency_median_ms']:.1f} ms, p95 {row['latency_p95_ms']:.1f} ms;  "
+            f"{row['equal_to_mtattn']:.1%} equal" + (f"  BLEU {row['bleu']:.2f}" if refs else "")
         )
+        for ours in OURS:
+            if name != ours:
+                print(
+                    f"    {ours} is {row['throughput_ratio'][ours]} as fast, "
+                    f"{row['latency_ratio'][ours]} as fast line by line"
+                )
     return result
 
 
@@ -160,10 +234,11 @@ def main() -> None:
     parser.add_argument("src", type=Path, help="source text")
     parser.add_argument("--ref", type=Path, help="its reference translation, to score the outputs with")
     parser.add_argument("--lines", type=int, default=1000, help="lines of it")
-    parser.add_argument("--latency-lines", type=int, default=200, help="lines translated one by one")
-    parser.add_argument("--beams", default="1,4,5")
+    parser.add_argument("--latency-lines", type=int, default=100, help="lines translated one by one")
+    parser.add_argument("--beams", default="1,5")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of the throughput measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the throughput measurement")
+    parser.add_argument("--huggingface", action="store_true", help="Marian's generate takes part")
     parser.add_argument("--json", type=Path, help="write every measurement there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -171,8 +246,12 @@ def main() -> None:
         None if path is None else path.read_text(encoding="utf-8").removesuffix("\n").split("\n")[: options.lines]
         for path in (options.src, options.ref)
     )
-    translator = load_translator(options.run, torch.device("cpu"))
-    contenders = {"mtattn": native(translator)}
+    keep_freed_memory()
+    translators = [
+        load_translator(options.run, torch.device("cpu"), overrides=[f'decode.quantization="{quantization}"'])
+        for quantization in QUANTIZATIONS.values()
+    ]
+    contenders = {name: native(translator, options.threads) for name, translator in zip(OURS, translators, strict=True)}
     result: dict[str, Any] = {
         "lines": len(lines),
         "threads": options.threads,
@@ -186,7 +265,9 @@ def main() -> None:
             parity = export_model(options.run, "ctranslate2", out, Reporter(), quantization=kind, lines=options.src)
             print(f"parity of ctranslate2 {kind}: {parity}")
             result["parity"][kind] = str(parity)
-            contenders[f"ctranslate2 {kind}"] = exported(out, translator, options.threads, kind)
+            contenders[f"ctranslate2 {kind}"] = exported(out, translators[0], options.threads, kind)
+        if options.huggingface:
+            contenders["Marian, transformers"] = huggingface(translators[0])
         for beam in map(int, options.beams.split(",")):
             result["beams"][beam] = report_beam(contenders, lines, refs, beam, options)
     if options.json:
