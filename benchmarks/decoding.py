@@ -55,16 +55,16 @@ class Contender:
     prepare: Callable[[Sequence[str], int], None] = lambda lines, beam: None
 
 
-def native(translator: Translator, threads: int) -> Contender:
-    """mtattn; its setting is (batches side by side, the size of one in source positions times beams)."""
+def native(translator: Translator) -> Contender:
+    """mtattn; its setting is the batch size, in source positions times beams."""
     searches = translator.config
 
-    def run(lines: Sequence[str], beam: int, setting: tuple[int, int]) -> list[str]:
-        translator.workers, translate.BATCH_POSITIONS = setting
+    def run(lines: Sequence[str], beam: int, batch: int) -> list[str]:
+        translate.BATCH_POSITIONS = batch
         translator.config = replace(searches, search="beam", beam_size=beam, nbest=1)
         return [translation.text for translation in translator.translate(lines)]
 
-    return Contender(run, [(workers, batch) for workers in sorted({1, threads}) for batch in (16_384, 8_192)])
+    return Contender(run, (16_384, 8_192))
 
 
 def huggingface(translator: Translator, batch: int = 64) -> Contender:
@@ -251,7 +251,7 @@ def main() -> None:
         load_translator(options.run, torch.device("cpu"), overrides=[f'decode.quantization="{quantization}"'])
         for quantization in QUANTIZATIONS.values()
     ]
-    contenders = {name: native(translator, options.threads) for name, translator in zip(OURS, translators, strict=True)}
+    contenders = {name: native(translator) for name, translator in zip(OURS, translators, strict=True)}
     result: dict[str, Any] = {
         "lines": len(lines),
         "threads": options.threads,

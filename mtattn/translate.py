@@ -1,8 +1,6 @@
 """Lines in, hypotheses out: batch lines of like length, search, detokenise, restore the order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +24,6 @@ from mtattn.tokenizer import Tokenizer
 
 LINES_AHEAD = 10_000  # lines read before the first is written: sorting among so many leaves little padding
 BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated together, times beams
-FEWEST = 32  # sentences in a batch, however many workers there are to share with
 
 
 @dataclass(frozen=True)
@@ -114,17 +111,6 @@ def load_translator(
         raise ConfigError(f"decode: {error}") from None
 
 
-@contextmanager
-def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose workers each run torch on one thread; outside it torch keeps its threads."""
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)  # the workers' setting is also that of threads to come
-
-
 class Translator:
     """A model, its tokenizer, and how to search.
 
@@ -137,8 +123,6 @@ class Translator:
 
     Attributes:
         start: source ids [N, S] to a decoding step; the prepared model's unless replaced (see mtattn.ensemble).
-        workers: batches searched side by side, each by one thread; on a CPU as many as torch has threads. Small
-            operations shared out among threads make each wait for the others.
         refine: applied to what each search found, in this order (see mtattn.glossary and mtattn.mbr).
         num_split: lines that were too long so far.
         num_prefix_missed: forced prefixes so far that the search's limits did not let be written.
@@ -157,7 +141,6 @@ class Translator:
         self.trained_on = trained_on or DataConfig()
         self.device = next(model.parameters()).device
         self.start: Callable[[Tensor], Step] = Prepared(model, config.quantization).start
-        self.workers = torch.get_num_threads() if self.device.type == "cpu" else 1
         self.refine: list[Refine] = []
         self.num_split = self.num_prefix_missed = 0
 
@@ -184,8 +167,8 @@ class Translator:
         while block := list(islice(pairs, LINES_AHEAD)):
             parts = self._split(block, before)
             segments: list[Segment | None] = [None] * len(parts)
-            for numbers, outcome in self._outcomes(parts):
-                for number, found in zip(numbers, outcome, strict=True):
+            for numbers in self._batches(parts):
+                for number, found in zip(numbers, self._refined([parts[i] for i in numbers]), strict=True):
                     segments[number] = found
                 finished += len(numbers)
                 done(finished)
@@ -212,27 +195,13 @@ class Translator:
             parts.extend([replace(cut[0], prefix=prefix), *cut[1:]])
         return parts
 
-    def _outcomes(self, parts: Sequence[Part]) -> Iterator[tuple[list[int], Sequence[Segment]]]:
-        """Each batch, as numbers of parts, and what became of it."""
-        batches = list(self._batches(parts))
-        if self.workers == 1 or len(batches) == 1 or self.refine:  # what refines keeps count of what it did
-            yield from ((numbers, self._refined([parts[i] for i in numbers])) for numbers in batches)
-            return
-        with evaluating(self.model), one_thread_each(self.workers) as pool:
-            outcomes = pool.map(lambda numbers: self.search([parts[i] for i in numbers]), batches)
-            for numbers, found in zip(batches, outcomes, strict=True):
-                self._count(found)
-                yield numbers, found
-
     def _batches(self, parts: Sequence[Part]) -> Iterator[list[int]]:
         """Numbers of what is not blank (EOS alone), those of like length together, the longest first."""
         lens = [len(part.src_ids) for part in parts]
         filled = sorted((i for i in range(len(parts)) if lens[i] > 1), key=lambda i: -lens[i])
-        # Batches for every worker, and some left over, lest all wait for the one with the longest sentences.
-        enough = len(filled) if self.workers == 1 else max(FEWEST, len(filled) // (3 * self.workers))
         start = 0
         while start < len(filled):
-            count = max(1, min(enough, BATCH_POSITIONS // (lens[filled[start]] * self.config.width)))
+            count = max(1, BATCH_POSITIONS // (lens[filled[start]] * self.config.width))
             yield filled[start : start + count]
             start += count
 
@@ -247,13 +216,10 @@ class Translator:
 
     def _refined(self, parts: Sequence[Part]) -> Sequence[Segment]:
         found: Sequence[Segment] = self.search(parts)
-        self._count(found)
+        self.num_prefix_missed += sum("prefix-missed" in segment.flags for segment in found)
         for refine in self.refine:
             found = refine(parts, found, self.search)
         return found
-
-    def _count(self, found: Sequence[Segment]) -> None:
-        self.num_prefix_missed += sum("prefix-missed" in segment.flags for segment in found)
 
     def search(self, parts: Sequence[Part], processors: Sequence[Processor] = ()) -> list[Segment]:
         """Search some parts together, none of them blank; `processors` know them by their place among these."""

@@ -103,22 +103,6 @@ def test_blocks_change_nothing(model, tokenizer, lines, monkeypatch):
     assert counts == list(range(1, 10))
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8"])
-def test_workers_side_by_side_change_nothing(model, tokenizer, lines, monkeypatch, quantization):
-    monkeypatch.setattr("mtattn.translate.FEWEST", 4)
-    config = DecodeConfig(beam_size=2, quantization=quantization, **SHORT)
-    one, three = (Translator(model.train(training), tokenizer, config) for training in (False, True))
-    three.workers = 3
-    counts: list[int] = []
-    found = [t.texts for t in three.translate([*lines[:40], ""], counts.append)]
-    assert found == [t.texts for t in one.translate([*lines[:40], ""])]
-    assert len(counts) > 3
-    assert counts == sorted(counts)
-    assert torch.get_num_threads() == 1
-    assert model.training
-    model.eval()
-
-
 def test_the_mode_of_the_model_stays(make_model, tokenizer, lines):
     model = make_model(tokenizer.src_vocab_size).train()
     translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, **SHORT))
