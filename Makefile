@@ -30,7 +30,11 @@ test: $(VENV)/developing  ## check formatting, lint, types, and run all fast tes
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 
-faults: $(VENV)/developing  ## the long tests, which `make test` leaves out: kills at every point and at random
+$(VENV)/exporting: $(VENV)/developing
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,export]'
+	touch $@
+
+faults: $(VENV)/exporting  ## the long tests, which `make test` leaves out: kills at every point and at random
 	$(BIN)/pytest -m slow -n 2
 
 audit: $(VENV)/developing  ## look for known vulnerabilities in the packages that are installed, by pip-audit
