@@ -223,7 +223,7 @@ def _vocab_size(size: Size, facts: Facts) -> int:
 
 
 def _tokens(facts: Facts, vocab_size: int) -> tuple[int, int]:
-    """About how many pieces each side has, within 15 % on four corpora (docs/experiments.md).
+    """About how many pieces each side has, fitted to four corpora (docs/experiments.md).
 
     A piece has 3.2 characters with 1,500 pieces and half a one more with twice as many; EOS and the full stop come to
     1.5 pieces a sentence. Scripts without white space between words (Chinese, Japanese, Thai) have shorter pieces.
