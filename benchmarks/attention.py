@@ -15,14 +15,13 @@ import argparse
 import itertools
 import json
 import math
-import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
+from measuring import apart, growth, resident_mebibytes
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -147,15 +146,9 @@ def mebibytes(name: str, length: int, args: argparse.Namespace) -> float:
             before = torch.cuda.memory_allocated()
             run()
             return (torch.cuda.max_memory_allocated() - before) / 2**20
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = resident_mebibytes()
         run()
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
-
-
-def apart(function: Callable[..., object], *arguments: object, device: str) -> object:
-    """function(*arguments) in a new process. A fork is safe and quick here: this process never computes."""
-    with multiprocessing.get_context("fork" if device == "cpu" else "spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+        return resident_mebibytes() - before
 
 
 def able(names: list[str], length: int, times: dict[str, dict[int, float]], args: argparse.Namespace) -> list[str]:
@@ -169,17 +162,13 @@ def table(title: str, rows: dict[str, dict[int, float]], lengths: list[int], uni
     print(f"\n{title:28}" + "".join(f"{f'T={length}':>10}" for length in lengths) + f"{'growth':>10}")
     for name, row in rows.items():
         cells = "".join(f"{row[length] * unit:10.2f}" if length in row else f"{'-':>10}" for length in lengths)
-        print(f"{name:28}{cells}{growth(row):>10}", flush=True)
+        print(f"{name:28}{cells}{exponent(row):>10}", flush=True)
 
 
-def growth(row: dict[int, float]) -> str:
-    """The slope of log(y) over log(T), by least squares on the last three points."""
-    points = [(math.log(length), math.log(y)) for length, y in sorted(row.items()) if y > 0][-3:]
-    if len(points) < 3:
-        return ""
-    x, y = (sum(column) / len(points) for column in zip(*points, strict=True))
-    slope = sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
-    return f"T^{slope:.2f}"
+def exponent(row: dict[int, float]) -> str:
+    """How a row grows with T, where it has three points."""
+    points = [(length, y) for length, y in sorted(row.items()) if y > 0]
+    return f"T^{growth(*zip(*points, strict=True)):.2f}" if len(points) >= 3 else ""
 
 
 def bars(times: dict[str, dict[int, float]], memory: dict[str, dict[int, float]], lengths: list[int]) -> None:

@@ -10,8 +10,6 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +18,13 @@ import torch
 from mtattn.attention import POSITIONS, SCORES
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import load_config
-from mtattn.progress import Bar, Reporter
+from mtattn.progress import Reporter
 from mtattn.scoring import evaluate_run
 from mtattn.train import train
 from mtattn.validate import dev_loss
 
 HEADS = (1, 2, 4, 8)
 BASE = {"score": "scaled_dot", "position": "rotary", "heads": 4, "kv_heads": 4}
-
-
-class Silent(Reporter):
-    """Shows nothing: the table is the output."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    @contextmanager
-    def bar(self, name: str, total: float | None) -> Iterator[Bar]:
-        """No bar."""
-
-        class NoBar:
-            def advance(self, done: float, text: str = "") -> None:
-                """Nothing."""
-
-        yield NoBar()
 
 
 def variants() -> list[dict[str, Any]]:
@@ -74,7 +55,8 @@ def measure(variant: dict[str, Any], steps: int, seed: int) -> dict[str, float]:
     ]
     config = load_config("toy", overrides)
     with tempfile.TemporaryDirectory() as folder:
-        run, report, cpu = Path(folder) / "run", Silent(), torch.device("cpu")
+        run, report, cpu = Path(folder) / "run", Reporter(), torch.device("cpu")
+        report.console.quiet = True  # the table is the output
         result = train(config, RunDirectory(run), report, device=cpu)
         scores = evaluate_run(run, "test", None, device=cpu, beam=1, report=report)
         translator = load_translator(run, cpu)

@@ -27,6 +27,7 @@ from typing import Any
 
 import ctranslate2
 import torch
+from measuring import spread
 from sentencepiece import SentencePieceProcessor
 
 from mtattn import translate
@@ -187,7 +188,7 @@ def latency(contenders: dict[str, Contender], lines: Sequence[str], beam: int) -
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
     """theirs / ours, paired: median [lowest, highest]."""
     paired = [a / b for a, b in zip(theirs, ours, strict=True)]
-    return f"{statistics.median(paired):.2f}x [{min(paired):.2f}, {max(paired):.2f}]"
+    return spread(paired, "x")
 
 
 def report_beam(

@@ -12,9 +12,6 @@ log(cost) over log(size) on the last three points: 1 is proportional.
 
 import argparse
 import json
-import math
-import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import apart, growth, resident_mebibytes
 from torch import nn
 
 import mtattn
@@ -112,29 +110,9 @@ def measure(point: Point, device_name: str, precision: str, threads: int) -> dic
     return {"parameters": parameters, "tokens_per_second": tokens / min(seconds), "mebibytes": memory}
 
 
-def resident_mebibytes() -> float:
-    """The most memory that this process has held."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kibibytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def apart(point: Point, options: argparse.Namespace) -> dict[str, float]:
-    """`measure` in a new process. A fork is safe and quick here: this process never computes."""
-    with multiprocessing.get_context("fork" if options.device == "cpu" else "spawn").Pool(1) as pool:
-        return pool.apply(measure, (point, options.device, options.precision, options.threads))
-
-
 def along(axis: str, point: Point, measured: dict[str, float]) -> float:
     """Where a point stands on its axis."""
     return {"size": measured["parameters"], "vocabulary": point.vocab_size, "length": point.length}[axis]
-
-
-def growth(x: list[float], cost: list[float]) -> float:
-    """The slope of log(cost) over log(x), by least squares on the last three points."""
-    a, b = ([math.log(value) for value in column[-3:]] for column in (x, cost))
-    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
-    spread = sum((p - mean_a) ** 2 for p in a)
-    return sum((p - mean_a) * (q - mean_b) for p, q in zip(a, b, strict=True)) / spread if spread else math.nan
 
 
 def print_table(axis: str, rows: list[dict[str, Any]]) -> None:
@@ -198,7 +176,9 @@ def main() -> None:
         tables[axis] = []
         for point in AXES[axis][: options.points or None]:
             if point not in known:
-                known[point] = apart(point, options)
+                known[point] = apart(
+                    measure, point, options.device, options.precision, options.threads, device=options.device
+                )
                 print(f"{axis} {point}: {known[point]}", file=sys.stderr, flush=True)
             measured = known[point]
             tables[axis].append({"x": along(axis, point, measured), **vars(point), **measured})

@@ -9,11 +9,12 @@ compares one round with itself; it is given as median [lowest, highest].
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from measuring import spread
 
 
 def seconds(arguments: list[str], text: str = "") -> float:
@@ -21,11 +22,6 @@ def seconds(arguments: list[str], text: str = "") -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, *arguments], input=text, text=True, check=True, capture_output=True)
     return time.perf_counter() - started
-
-
-def spread(values: list[float]) -> str:
-    """Median [lowest, highest]."""
-    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
 def main() -> None:

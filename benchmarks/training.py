@@ -33,6 +33,7 @@ from peers.protocol import Job, write_groups
 
 import mtattn
 from mtattn.batching import Batches, Position
+from mtattn.budget import make_batches
 from mtattn.config import Config, load_config
 from mtattn.evaluate import score
 from mtattn.prepare import Prepared, prepare
@@ -50,12 +51,6 @@ def make_config(options: argparse.Namespace) -> Config:
     if options.device == "cuda":
         overrides.insert(0, "train.precision=auto")
     return load_config(options.config, overrides)
-
-
-def make_batches(data: Prepared, config: Config) -> Batches:
-    """The batches that mtattn itself would train on."""
-    src, tgt, train = data.examples.src, data.examples.tgt, config.train
-    return Batches(src, tgt, data.tokenizer, batch_tokens=train.batch_tokens, seed=train.seed)
 
 
 def steps_of_batches(batches: Batches, accumulate: int, most: int) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
@@ -241,7 +236,7 @@ def main() -> None:
     options = parse()
     config = make_config(options)
     data = prepare(config, None, Reporter())
-    batches = make_batches(data, config)
+    batches = make_batches(config, data, config.train.batch_tokens)
     an_epoch = -(-len(batches.plan(0)) // config.train.accumulate)
     every = options.every or max(1, an_epoch // 2)
     steps = 10 * an_epoch if options.to_bleu else (options.rounds + 1) * options.turn

@@ -12,6 +12,7 @@ H heads, J key heads, E d_head, V vocabulary.
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -147,13 +148,13 @@ class _Rotary:
 def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
     if not isinstance(module, RMSNorm):
         return module
-    weight, eps, size = module.weight.detach(), torch.tensor(module.eps), len(module.weight)
+    return partial(_rms_norm, weight=module.weight.detach(), eps=torch.tensor(module.eps))
 
-    def rms_norm(x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return (x * torch.addcmul(eps, norm, norm, value=1 / size).rsqrt_()).mul_(weight)
 
-    return rms_norm
+def _rms_norm(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return (x * torch.addcmul(eps, norm, norm, value=1 / x.size(-1)).rsqrt_()).mul_(weight)
 
 
 def _join(*layers: nn.Linear | None, factors: tuple[float, ...] = (1.0, 1.0, 1.0)) -> tuple[Tensor, Tensor | None]:
@@ -208,8 +209,7 @@ class _SelfAttention:
         qkv = self.qkv(x).view(len(x), -1, self.size)  # [R, H + 2 J, E]
         qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], 1)
         if self.weight is not None:
-            norm = torch.linalg.vector_norm(qk, dim=-1, keepdim=True)
-            qk = (qk * torch.addcmul(self.eps, norm, norm, value=1 / self.size).rsqrt_()).mul_(self.weight)
+            qk = _rms_norm(qk, self.weight, self.eps)
         if turns is not None:
             pairs = torch.view_as_complex(qk.view(*qk.shape[:2], -1, 2))  # [R, H + J, E / 2]
             qk = torch.view_as_real(pairs * turns).flatten(-2)  # [R, H + J, E]

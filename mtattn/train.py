@@ -28,6 +28,7 @@ from mtattn.finetune import Finetuning, lowered
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.memory import keep_freed_memory
 from mtattn.metrics import UnwrittenMetrics
+from mtattn.model import Transformer
 from mtattn.objective import batch_loss
 from mtattn.optim import lr_multiplier, make_optimizers, set_lr
 from mtattn.precision import WorkingModel
@@ -151,6 +152,11 @@ class Trainer:
         begun = any(optimizer.state for optimizer in self.optimizers)
         reserve = 0 if begun else 2 * sum(p.nbytes for p in self.model.parameters())
         self.ranks.together(lambda: self.splitter.rehearse(share, reserve))
+
+    @property
+    def released(self) -> Transformer:
+        """The weights that are validated and released: the averaged ones, if there are any."""
+        return self.model if self.average is None else self.average
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -309,12 +315,11 @@ class Trainer:
 
     def _validate(self) -> float:
         """Score the weights on dev, say and write how they did, and return BLEU."""
-        model = self.average if self.average is not None else self.model
         limit = self.config.train.valid_sentences
         dev = replace(self.data.dev, src=self.data.dev.src[:limit], tgt=self.data.dev.tgt[:limit])
         with self.report.bar("validating", None):
             outcome = validate(
-                model,
+                self.released,
                 self.data.tokenizer,
                 dev,
                 self.config.decode,
@@ -370,9 +375,7 @@ class Trainer:
 
     def _write_checkpoint(self) -> None:
         optim = optimizer_tensors(self.optimizers) | random_tensors(self.device)
-        released = self.model
         if self.average is not None:
-            released = self.average
             optim |= {f"raw.{name}": tensor for name, tensor in weights_of(self.model).items()}
         state = {
             "step": self.state.step,
@@ -381,7 +384,7 @@ class Trainer:
             **lineage(self.config, self.data.tokenizer, self.data.files),
             "versions": {"mtattn": mtattn.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-        self.run.save(Checkpoint(weights_of(released), optim, state))
+        self.run.save(Checkpoint(weights_of(self.released), optim, state))
 
     def _resume(self, saved: Checkpoint) -> None:
         now = lineage(self.config, self.data.tokenizer, self.data.files)

@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from mtattn.config import Config
+from mtattn.corpus import DataConfig
+from mtattn.decode import DecodeConfig
 from mtattn.model import ModelConfig, Transformer
 from mtattn.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
@@ -71,3 +74,15 @@ def make_model() -> ModelMaker:
 def model(make_model: ModelMaker, tokenizer: Tokenizer) -> Transformer:
     """A small model for the tokenizer."""
     return make_model(tokenizer.src_vocab_size)
+
+
+@pytest.fixture
+def released(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    """A released model folder whose config names the toy corpus."""
+    from mtattn.export.exporter import Trained
+    from mtattn.export.huggingface import write
+
+    data = DataConfig(folder="bundled:toy", dev="dev.{en,de}")
+    config = Config(model=model.config, data=data, decode=DecodeConfig(max_len_ratio=0.2, max_len_extra=2))
+    write(Trained(model, tokenizer, config, tmp_path / "released"), tmp_path / "released", "float32")
+    return tmp_path / "released"

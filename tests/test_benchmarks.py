@@ -69,7 +69,11 @@ def work(script, tmp_path):
     training = script("training")
     config = tiny_config(write_corpus(tmp_path / "corpus"), "train.accumulate=2", "optim.lr=0.01")
     data = prepare(config, None, Reporter())
-    groups = list(training.steps_of_batches(training.make_batches(data, config), config.train.accumulate, 7))
+    groups = list(
+        training.steps_of_batches(
+            training.make_batches(config, data, config.train.batch_tokens), config.train.accumulate, 7
+        )
+    )
     training.write_groups(tmp_path / "batches.npz", groups)
     options = training.argparse.Namespace(device="cpu", threads=1, peer_lr=0.01, warmup=1)
     job = script("protocol").Job(**training.make_job(config, data, tmp_path, options))

@@ -6,28 +6,14 @@ import pytest
 from typer.testing import CliRunner
 
 from mtattn.cli import ExportTarget, app
-from mtattn.config import Config
-from mtattn.corpus import DataConfig
-from mtattn.decode import DecodeConfig
 from mtattn.errors import ConfigError, MtattnError
 from mtattn.export import EXPORTERS, RECORD
-from mtattn.export.exporter import Trained
-from mtattn.export.huggingface import write
 
 RUNNER = CliRunner()
 
 
 def run(*arguments: object):
     return RUNNER.invoke(app, ["export", *map(str, arguments)])
-
-
-@pytest.fixture
-def released(model, tokenizer, tmp_path):
-    folder = tmp_path / "released"
-    data = DataConfig(folder="bundled:toy", dev="dev.{en,de}")
-    config = Config(model=model.config, data=data, decode=DecodeConfig(max_len_ratio=0.2, max_len_extra=2))
-    write(Trained(model, tokenizer, config, folder), folder, "float32")
-    return folder
 
 
 def test_every_way_out_is_a_choice():

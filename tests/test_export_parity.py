@@ -6,7 +6,6 @@ import math
 import pytest
 
 from mtattn.config import Config
-from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig
 from mtattn.errors import ConfigError, FileError, ModelError
 from mtattn.export import EXPORTERS, RECORD, capabilities, export_model
@@ -17,16 +16,6 @@ from mtattn.model import ModelConfig, PositionConfig
 from mtattn.progress import Reporter
 
 GREEDY = DecodeConfig(beam_size=1)
-
-
-@pytest.fixture
-def released(model, tokenizer, tmp_path):
-    """A released model folder whose config names the toy corpus."""
-    folder = tmp_path / "released"
-    data = DataConfig(folder="bundled:toy", dev="dev.{en,de}")
-    config = Config(model=model.config, data=data, decode=DecodeConfig(max_len_ratio=0.2, max_len_extra=2))
-    write(Trained(model, tokenizer, config, folder), folder, "float32")
-    return folder
 
 
 class Scripted:

@@ -1,17 +1,15 @@
 """Hugging Face's MarianMT from scratch, trained as its Trainer trains: LabelSmoother, fused AdamW, SDPA attention."""
 
-import torch
-from protocol import Batch, Contender, Job, cut_at_eos, serve, set_lr
-from torch import Tensor, nn
+from protocol import AdamWTraining, Batch, Contender, Job, cut_at_eos, serve
+from torch import Tensor
 from transformers import MarianConfig, MarianMTModel
 from transformers.trainer_pt_utils import LabelSmoother
 
 
-class Marian:
+class Marian(AdamWTraining):
     """Variant: the name of the dtype, where bfloat16 is autocast, as `TrainingArguments(bf16=True)` does it."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.device = job, torch.device(job.device)
         config = MarianConfig(
             vocab_size=job.vocab_size,
             d_model=job.d_model,
@@ -33,33 +31,21 @@ class Marian:
             decoder_start_token_id=job.bos_id,
             attn_implementation="sdpa",
         )
-        self.model = MarianMTModel(config).to(self.device)
+        super().__init__(job, MarianMTModel(config))
         self.smoother = LabelSmoother(epsilon=job.label_smoothing)
-        options = {"lr": job.lr, "betas": job.betas, "weight_decay": job.weight_decay}
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True, **options)
 
-    def step(self, group: list[Batch], lr_multiplier: float) -> float:
-        """See Contender."""
-        set_lr(self.optimizer, self.job.lr * lr_multiplier)
-        self.model.train()
-        nats, num_tokens = 0.0, sum(batch.num_tokens for batch in group)
-        for batch in (batch.to(self.device) for batch in group):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.variant == "bfloat16"):
-                outputs = self.model(
-                    input_ids=batch.src,
-                    attention_mask=(batch.src != self.job.pad_id).long(),
-                    decoder_input_ids=batch.tgt_in,
-                    use_cache=False,
-                )
-            outputs.logits = outputs.logits.float()
-            labels = batch.tgt_out.masked_fill(batch.tgt_out == self.job.pad_id, self.smoother.ignore_index)
-            loss = self.smoother(outputs, labels) * batch.num_tokens
-            (loss / num_tokens).backward()
-            nats += loss.item()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return nats / num_tokens
+    def nats(self, batch: Batch) -> Tensor:
+        """See AdamWTraining."""
+        with self.autocast():
+            outputs = self.model(
+                input_ids=batch.src,
+                attention_mask=(batch.src != self.job.pad_id).long(),
+                decoder_input_ids=batch.tgt_in,
+                use_cache=False,
+            )
+        outputs.logits = outputs.logits.float()
+        labels = batch.tgt_out.masked_fill(batch.tgt_out == self.job.pad_id, self.smoother.ignore_index)
+        return self.smoother(outputs, labels) * batch.num_tokens
 
     def translate(self, src: Tensor, max_len: int) -> list[list[int]]:
         """See Contender."""

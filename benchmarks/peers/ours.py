@@ -44,7 +44,7 @@ class Ours:
     @property
     def model(self) -> torch.nn.Module:
         """The weights that would be released."""
-        return self.trainer.average if self.trainer.average is not None else self.trainer.model
+        return self.trainer.released
 
     def step(self, group: list[Batch], lr_multiplier: float) -> float:
         """See Contender."""

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from protocol import Batch, Contender, Job, cut_at_eos, serve, set_lr
+from protocol import AdamWTraining, Batch, Contender, Job, cut_at_eos, serve
 from torch import Tensor, nn
 
 
@@ -54,36 +54,23 @@ class Model(nn.Module):
         return self.dropout(self.embed(ids) * self.scale + self.positions[: ids.shape[1]])
 
 
-class Plain:
+class Plain(AdamWTraining):
     """Variant: the name of the dtype, where bfloat16 is autocast."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.device = job, torch.device(job.device)
-        self.model = Model(job).to(self.device)
-        options = {"lr": job.lr, "betas": job.betas, "weight_decay": job.weight_decay}
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True, **options)
+        super().__init__(job, Model(job))
 
-    def step(self, group: list[Batch], lr_multiplier: float) -> float:
-        """See Contender."""
-        set_lr(self.optimizer, self.job.lr * lr_multiplier)
-        self.model.train()
-        nats, num_tokens = 0.0, sum(batch.num_tokens for batch in group)
-        for batch in (batch.to(self.device) for batch in group):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.variant == "bfloat16"):
-                logits = self.model(batch.src, batch.tgt_in)  # [B, T, V]
-                loss = F.cross_entropy(
-                    logits.flatten(0, 1),
-                    batch.tgt_out.flatten(),
-                    ignore_index=self.job.pad_id,
-                    label_smoothing=self.job.label_smoothing,
-                    reduction="sum",
-                )
-            (loss / num_tokens).backward()
-            nats += loss.item()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return nats / num_tokens
+    def nats(self, batch: Batch) -> Tensor:
+        """See AdamWTraining."""
+        with self.autocast():
+            logits = self.model(batch.src, batch.tgt_in)  # [B, T, V]
+            return F.cross_entropy(
+                logits.flatten(0, 1),
+                batch.tgt_out.flatten(),
+                ignore_index=self.job.pad_id,
+                label_smoothing=self.job.label_smoothing,
+                reduction="sum",
+            )
 
     def translate(self, src: Tensor, max_len: int) -> list[list[int]]:
         """See Contender."""

@@ -184,3 +184,35 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group of an optimiser this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+class AdamWTraining:
+    """How torch users train: fused AdamW, clipped gradients, autocast where the variant is bfloat16."""
+
+    def __init__(self, job: Job, model: torch.nn.Module) -> None:
+        self.job, self.device = job, torch.device(job.device)
+        self.model = model.to(self.device)
+        options = {"lr": job.lr, "betas": job.betas, "weight_decay": job.weight_decay}
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True, **options)
+
+    def nats(self, batch: Batch) -> Tensor:
+        """The loss of a batch on the device, summed over its tokens."""
+        raise NotImplementedError
+
+    def autocast(self) -> torch.autocast:
+        """In here products are bfloat16 if the job says so."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.variant == "bfloat16")
+
+    def step(self, group: list[Batch], lr_multiplier: float) -> float:
+        """See Contender."""
+        set_lr(self.optimizer, self.job.lr * lr_multiplier)
+        self.model.train()
+        nats, num_tokens = 0.0, sum(batch.num_tokens for batch in group)
+        for batch in group:
+            loss = self.nats(batch.to(self.device))
+            (loss / num_tokens).backward()
+            nats += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return nats / num_tokens

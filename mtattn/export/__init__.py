@@ -19,6 +19,7 @@ from mtattn.export.parity import Ids, Native, Parity, compare, require_parity
 from mtattn.model import ModelConfig
 from mtattn.prepare import load_split
 from mtattn.progress import Reporter
+from mtattn.textio import open_lines
 from mtattn.tokenizer import Tokenizer
 
 EXPORTERS: dict[str, Exporter] = {
@@ -71,7 +72,7 @@ def export_model(
     trained = Trained(*load_model(run), run)
     if reasons := exporter.refusals(trained.config.model):
         raise ConfigError(f"{run}: cannot be exported to {to}: {'; '.join(reasons)}")
-    src, tgt = _parity_text(trained.config.data, lines, trained.tokenizer)
+    src, tgt = _parity_text(trained.config.data, lines, trained.tokenizer, report)
     temporary = out.with_name(out.name + ".tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -103,14 +104,13 @@ def _check_free(out: Path, run: Path, *, force: bool) -> None:
         raise ConfigError(f"{out}: exists already; --force replaces it")
 
 
-def _parity_text(data: DataConfig, lines: Path | None, tokenizer: Tokenizer) -> tuple[Ids, Ids | None]:
+def _parity_text(
+    data: DataConfig, lines: Path | None, tokenizer: Tokenizer, report: Reporter
+) -> tuple[Ids, Ids | None]:
     """Ids of the sources, and of their references where there are any; blank lines left out."""
     if lines is not None:
-        try:
-            texts = lines.read_text(encoding="utf-8", errors="replace").split("\n")
-        except OSError as error:
-            raise FileError(f"{lines}: cannot be read: {error.strerror}") from None
-        src = tokenizer.encode_src([text for text in texts if text.strip()])
+        with open_lines(lines, report) as texts:
+            src = tokenizer.encode_src([text for text in texts if text.strip()])
         if not src:
             raise ConfigError(f"{lines}: holds no text to compare the copy with the model on")
         return src, None

@@ -10,6 +10,7 @@ Letters: B batch, S source, L tokens so far, Hkv key heads, E d_head, V vocabula
 import copy
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from mtattn.attention import KVCache, MultiHeadAttention, Position, RMSNorm, Rotary
 from mtattn.batching import pad
-from mtattn.decode import DecodeConfig, search
+from mtattn.decode import DecodeConfig
 from mtattn.export.exporter import Exporter, Trained, extra
-from mtattn.export.parity import BATCH, Ids, Limits
+from mtattn.export.parity import BATCH, Ids, Limits, translate
 from mtattn.model import DecoderLayer, ModelConfig, Transformer
 from mtattn.tokenizer import Tokenizer
 
@@ -153,7 +154,6 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     src = torch.full((2, 7), 5)
     cross = torch.zeros(config.decoder_layers, 2, heads[0], 7, heads[1])
     own = torch.zeros(config.decoder_layers, 2, heads[0], 3, heads[1])
-    # Below, a tensor of its own for each input: tracing takes two that are one tensor for one input.
     batch, source, length = (torch.export.Dim(name) for name in ("batch", "source", "length"))
     crossed, grows = {1: batch, 3: source}, {1: batch, 3: length}
     _export(
@@ -311,19 +311,7 @@ class OnnxEngine:
         return scores
 
     def translate(self, src: Ids, config: DecodeConfig) -> list[list[int]]:
-        found: list[list[int]] = []
-        for start in range(0, len(src), BATCH):
-            batch = src[start : start + BATCH]
-            nbest = search(
-                OnnxState(self, pad(batch, self.tokenizer.pad_id)),
-                torch.tensor([len(row) for row in batch]),
-                config,
-                bos_id=self.tokenizer.bos_id,
-                eos_id=self.tokenizer.eos_id,
-                pad_id=self.tokenizer.pad_id,
-            )
-            found += [hypotheses[0].ids for hypotheses in nbest]
-        return found
+        return translate(partial(OnnxState, self), src, self.tokenizer, config)
 
 
 EXPORTER = Exporter(refusals=refusals, write=write, load=OnnxEngine, limits={"float32": Limits(1e-4, 1e-5, 0.99)})

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from mtattn.batching import pad
-from mtattn.decode import DecodeConfig, search
+from mtattn.decode import DecodeConfig, Step, search
 from mtattn.errors import ModelError
 from mtattn.model import Transformer, evaluating
 from mtattn.tokenizer import Tokenizer
@@ -77,6 +77,25 @@ def score(
     return scores
 
 
+def translate(
+    start: Callable[[torch.Tensor], Step], src: Ids, tokenizer: Tokenizer, config: DecodeConfig
+) -> list[list[int]]:
+    """The best target of each source, without EOS; start: src [B, S] -> a decoding step."""
+    found: list[list[int]] = []
+    for first in range(0, len(src), BATCH):
+        batch = src[first : first + BATCH]
+        nbest = search(
+            start(pad(batch, tokenizer.pad_id)),
+            torch.tensor([len(row) for row in batch]),
+            config,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+        )
+        found += [hypotheses[0].ids for hypotheses in nbest]
+    return found
+
+
 class Native:
     """The engine that the others are compared with: the model itself."""
 
@@ -88,20 +107,8 @@ class Native:
             return score(self.model, src, tgt, self.tokenizer)
 
     def translate(self, src: Ids, config: DecodeConfig) -> list[list[int]]:
-        found: list[list[int]] = []
         with evaluating(self.model):
-            for start in range(0, len(src), BATCH):
-                batch = src[start : start + BATCH]
-                nbest = search(
-                    self.model.start(pad(batch, self.tokenizer.pad_id)),
-                    torch.tensor([len(row) for row in batch]),
-                    config,
-                    bos_id=self.tokenizer.bos_id,
-                    eos_id=self.tokenizer.eos_id,
-                    pad_id=self.tokenizer.pad_id,
-                )
-                found += [hypotheses[0].ids for hypotheses in nbest]
-        return found
+            return translate(self.model.start, src, self.tokenizer, config)
 
 
 def compare(native: Engine, copy: Engine, src: Ids, tgt: Ids | None, config: DecodeConfig) -> Parity:

@@ -1,0 +1,36 @@
+"""What several benchmarks do alike: a process for each measurement, peak memory, how a cost grows, a spread."""
+
+import math
+import multiprocessing
+import resource
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def apart(function: Callable[..., T], *arguments: object, device: str) -> T:
+    """function(*arguments) in a new process. A fork is safe and quick on a CPU, if this process never computes."""
+    with multiprocessing.get_context("fork" if device == "cpu" else "spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def resident_mebibytes() -> float:
+    """The most memory that this process has held."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kibibytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def growth(x: Sequence[float], cost: Sequence[float]) -> float:
+    """The slope of log(cost) over log(x), by least squares on the last three points."""
+    a, b = ([math.log(value) for value in column[-3:]] for column in (x, cost))
+    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+    variation = sum((p - mean_a) ** 2 for p in a)
+    return sum((p - mean_a) * (q - mean_b) for p, q in zip(a, b, strict=True)) / variation if variation else math.nan
+
+
+def spread(values: Sequence[float], unit: str = "") -> str:
+    """Median [lowest, highest]."""
+    return f"{statistics.median(values):.2f}{unit} [{min(values):.2f}, {max(values):.2f}]"
