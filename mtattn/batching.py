@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtattn.packing import Packing, RowShape, cut, fitted, lay_out
 from mtattn.tokenizer import Tokenizer
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Flat = tuple[IntArray, IntArray]
+"""Some texts: their ids, one after the other, and how many ids each has."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +74,68 @@ class TokenTable:
         j = number - self._starts[chunk]
         return ids[offsets[j] : offsets[j + 1]]
 
+    def flat(self, numbers: IntArray) -> IntArray:
+        """The ids of some texts, one after the other, without a Python step for each."""
+        lens = self.lens[numbers]
+        ends = np.cumsum(lens)
+        within = np.arange(ends[-1]) - np.repeat(ends - lens, lens)  # the place of each id in its own text
+        out = np.empty(ends[-1], dtype=np.int64)
+        chunks = np.searchsorted(self._starts, numbers, side="right") - 1
+        for chunk in np.unique(chunks):
+            ids, offsets = self._chunks[chunk]
+            here = np.repeat(chunks == chunk, lens)
+            begins = offsets[np.where(chunks == chunk, numbers - self._starts[chunk], 0)]
+            out[here] = ids[(np.repeat(begins, lens) + within)[here]]
+        return out
+
 
 @dataclass
 class Batch:
-    """Padded ids of some pairs. The target is shifted: the decoder reads `tgt_in` and predicts `tgt_out`."""
+    """Ids of some pairs. The target is shifted: the decoder reads `tgt_in` and predicts `tgt_out`.
+
+    Padded, a pair is a row. Packed, all pairs stand in one row (B = 1), and `packing` says where.
+    """
 
     src: Tensor  # [B, S]
     tgt_in: Tensor  # [B, T], begins with BOS
     tgt_out: Tensor  # [B, T], ends with EOS
     num_tokens: int  # target tokens without padding
-    indices: IntArray  # [B], the pairs' numbers in the corpus
+    indices: IntArray  # the pairs' numbers in the corpus
+    packing: Packing | None = None
+
+    @property
+    def num_pairs(self) -> int:
+        """How many pairs it has."""
+        return len(self.src) if self.packing is None else len(self.indices)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of it, in one order: those of batches of one shape correspond."""
+        places = [] if self.packing is None else self.packing.tensors()
+        return [self.src, self.tgt_in, self.tgt_out, *places]
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        moved = [tensor.to(device, non_blocking=True) for tensor in (self.src, self.tgt_in, self.tgt_out)]
-        return Batch(moved[0], moved[1], moved[2], self.num_tokens, self.indices)
+        src, tgt_in, tgt_out, *parts = (tensor.to(device, non_blocking=True) for tensor in self.tensors())
+        packing = None if self.packing is None else Packing.of(parts, self.packing.longest)
+        return Batch(src, tgt_in, tgt_out, self.num_tokens, self.indices, packing)
 
     def rows(self, chosen: slice, pad_id: int) -> "Batch":
-        """Some of its pairs, as wide as the whole."""
+        """Some of its pairs, padded; as wide as the whole if it is."""
+        if self.packing is not None:
+            return self._unpacked(chosen, pad_id)
         tgt_out = self.tgt_out[chosen]
         num_tokens = int((tgt_out != pad_id).sum())
         return Batch(self.src[chosen], self.tgt_in[chosen], tgt_out, num_tokens, self.indices[chosen])
+
+    def _unpacked(self, chosen: slice, pad_id: int) -> "Batch":
+        assert self.packing is not None
+        numbers = range(self.num_pairs)[chosen]
+        starts = self.packing.src_starts.tolist(), self.packing.tgt_starts.tolist()
+        src, tgt = (
+            [row[0, at[i] : at[i + 1]].tolist() for i in numbers]
+            for row, at in zip((self.src, self.tgt_out), starts, strict=True)
+        )
+        return collate(src, tgt, self.indices[chosen], pad_id=pad_id, bos_id=int(self.tgt_in[0, 0]))
 
 
 def pair_names(batches: Sequence[Batch], numbers: IntArray, most: int = 10) -> str:
@@ -105,10 +149,9 @@ def pair_names(batches: Sequence[Batch], numbers: IntArray, most: int = 10) -> s
     return f"training pair{'s' if len(rows) > 1 else ''} {named}"
 
 
-def pad(rows: Sequence[Sequence[int] | IntArray], pad_id: int, multiple: int = 1) -> Tensor:
-    """Rows of ids to one int64 tensor [B, L], L the longest row rounded up to `multiple`."""
-    longest = max(len(row) for row in rows)
-    out = np.full((len(rows), -(-longest // multiple) * multiple), pad_id, dtype=np.int64)
+def pad(rows: Sequence[Sequence[int] | IntArray], pad_id: int) -> Tensor:
+    """Rows of ids to one int64 tensor [B, L], L the longest row."""
+    out = np.full((len(rows), max(len(row) for row in rows)), pad_id, dtype=np.int64)
     for line, row in zip(out, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(out)
@@ -121,13 +164,27 @@ def collate(
     *,
     pad_id: int,
     bos_id: int,
-    multiple: int = 1,
 ) -> Batch:
     """Pad both sides and shift the target by one."""
-    tgt_out = pad(tgt, pad_id, multiple)  # [B, T]
+    tgt_out = pad(tgt, pad_id)  # [B, T]
     # EOS as an input would stand where the next label is padding, so the shift may keep it: the loss never sees it.
     tgt_in = torch.cat([tgt_out.new_full((len(tgt), 1), bos_id), tgt_out[:, :-1]], dim=1)  # [B, T]
-    return Batch(pad(src, pad_id, multiple), tgt_in, tgt_out, sum(len(row) for row in tgt), indices)
+    return Batch(pad(src, pad_id), tgt_in, tgt_out, sum(len(row) for row in tgt), indices)
+
+
+def pack(src: Flat, tgt: Flat, indices: IntArray, *, pad_id: int, bos_id: int, shape: RowShape) -> Batch:
+    """Lay both sides end to end, and shift each target by one."""
+    counts = shape.num_pairs, shape.num_padding
+    src_starts, src_positions = lay_out(src[1], shape.src_len, *counts)
+    tgt_starts, tgt_positions = lay_out(tgt[1], shape.tgt_len, *counts)
+    src_ids, tgt_out = (
+        np.pad(ids.astype(np.int32), (0, length - len(ids)), constant_values=pad_id)
+        for (ids, _), length in ((src, shape.src_len), (tgt, shape.tgt_len))
+    )
+    tgt_in = np.where(tgt_positions == 0, np.int32(bos_id), np.roll(tgt_out, 1))  # [T]
+    rows = [torch.from_numpy(row)[None] for row in (src_ids, tgt_in, tgt_out)]
+    places = [torch.from_numpy(part) for part in (src_starts, tgt_starts, src_positions, tgt_positions)]
+    return Batch(rows[0], rows[1], rows[2], int(tgt[1].sum()), indices, Packing.of(places, shape.longest))
 
 
 def plan_epoch(
@@ -186,7 +243,7 @@ class Batches:
         texts: function from pair numbers to (source texts, target texts); only called with subword sampling.
         sampling: subword regularisation's strength (TokenizerConfig.sampling).
         batch_tokens: see `plan_epoch`.
-        multiple: lengths are padded to multiples of this, so that a run meets few shapes.
+        packed: pairs are laid end to end in rows of `batch_tokens` target tokens (mtattn.packing), instead of padded.
         chosen: function from an epoch to the numbers of the pairs in it; None: all of them in every epoch.
     """
 
@@ -200,12 +257,15 @@ class Batches:
         seed: int,
         sampling: float = 0.0,
         texts: Any = None,
-        multiple: int = 1,
+        packed: bool = False,
         chosen: Callable[[int], IntArray] | None = None,
     ) -> None:
         self._src, self._tgt, self._tokenizer = src, tgt, tokenizer
-        self._batch_tokens, self._seed, self._multiple = batch_tokens, seed, multiple
+        self._batch_tokens, self._seed = batch_tokens, seed
         self._sampling, self._texts, self._chosen = sampling, texts, chosen
+        self._growth = self._grown() if packed and sampling else 1.0
+        lens = [np.ceil(self._growth * table.lens).astype(int) for table in (src, tgt)]
+        self._shape = RowShape.for_lengths(lens[0], lens[1], batch_tokens) if packed else None
         # Two are kept, since the thread of `stream` may be an epoch ahead of the loop; lru_cache is thread-safe.
         self._plans = lru_cache(maxsize=2)(self._plan)
 
@@ -216,24 +276,44 @@ class Batches:
     def _plan(self, epoch: int) -> list[IntArray]:
         numbers = np.arange(len(self._tgt)) if self._chosen is None else self._chosen(epoch)
         lens = self._src.lens[numbers], self._tgt.lens[numbers]
+        if self._shape is not None:
+            order = np.random.default_rng([self._seed, epoch]).permutation(len(numbers))
+            in_order = [(self._growth * side[order]).tolist() for side in lens]
+            return [numbers[batch] for batch in cut(order.tolist(), in_order[0], in_order[1], self._shape)]
         plan = plan_epoch(*lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
         return [numbers[batch] for batch in plan]
 
     def at(self, position: Position) -> Batch:
         """The batch at a position; the same whenever it is asked for."""
-        chosen = self.plan(position.epoch)[position.batch]
+        chosen, shape = self.plan(position.epoch)[position.batch], self._shape
+        ids = {"pad_id": self._tokenizer.pad_id, "bos_id": self._tokenizer.bos_id}
+        if shape is not None and not self._sampling:
+            src, tgt = ((table.flat(chosen), table.lens[chosen]) for table in (self._src, self._tgt))
+            return pack(src, tgt, chosen, shape=shape, **ids)
+        plain = [[table.row(i) for i in chosen] for table in (self._src, self._tgt)]
         if self._sampling:
             seed = int(np.random.SeedSequence([self._seed, position.epoch, position.batch]).generate_state(1)[0])
-            src, tgt = self._tokenizer.sample(*self._texts(chosen), alpha=self._sampling, seed=seed)
-            return self._collate(src, tgt, chosen)
-        return self._collate([self._src.row(i) for i in chosen], [self._tgt.row(i) for i in chosen], chosen)
+            sampled = self._sample(chosen, seed)
+            if shape is None:
+                return collate(sampled[0], sampled[1], chosen, **ids)
+            fitting = map(fitted, sampled, plain, shape.room, (shape.longest, shape.longest))
+            src, tgt = ((np.concatenate(side), np.array([*map(len, side)])) for side in fitting)
+            return pack(src, tgt, chosen, shape=shape, **ids)
+        return collate(plain[0], plain[1], chosen, **ids)
 
-    def _collate(self, src: Sequence[Any], tgt: Sequence[Any], chosen: IntArray) -> Batch:
-        ids = self._tokenizer
-        return collate(src, tgt, chosen, pad_id=ids.pad_id, bos_id=ids.bos_id, multiple=self._multiple)
+    def _sample(self, chosen: IntArray, seed: int) -> tuple[list[list[int]], list[list[int]]]:
+        return self._tokenizer.sample(*self._texts(chosen), alpha=self._sampling, seed=seed)
+
+    def _grown(self) -> float:
+        """How much longer a side is at most when its subwords are sampled, by the mean of some pairs."""
+        some = np.linspace(0, len(self._tgt) - 1, min(1000, len(self._tgt))).astype(int)
+        sides = zip(self._sample(some, self._seed), (self._src, self._tgt), strict=True)
+        return max(sum(map(len, rows)) / int(table.lens[some].sum()) for rows, table in sides)
 
     def largest(self, epoch: int = 0) -> Batch:
         """The batch of an epoch that takes the most memory: the most positions, and of these the longest."""
+        if self._shape is not None:
+            return self.at(Position(epoch, 0))
         longest = [(self._src.lens[chosen].max(), self._tgt.lens[chosen].max()) for chosen in self.plan(epoch)]
         sizes = [(len(c) * (s + t), max(s, t)) for c, (s, t) in zip(self.plan(epoch), longest, strict=True)]
         return self.at(Position(epoch, max(range(len(sizes)), key=sizes.__getitem__)))

@@ -8,6 +8,7 @@ import torch
 from mtattn.batching import Batch, Batches, pair_names
 from mtattn.checkpoint import make_model
 from mtattn.config import Config
+from mtattn.gradient import Gradient
 from mtattn.objective import batch_loss
 from mtattn.precision import WorkingModel
 from mtattn.prepare import Prepared
@@ -15,6 +16,27 @@ from mtattn.splitting import Splitter
 
 STEPS_AN_EPOCH = 250  # what the toy config was tuned to: a small corpus learns most from many small steps
 LEAST, MOST, MOST_ON_GPU = 512, 4096, 32768  # a CPU is no faster beyond 4096; a GPU is still filled at 32768
+UNPACKED = ("alibi", "t5", "learned")  # position kinds that recorded, packed attention cannot have
+
+
+def choose_packing(config: Config, device: torch.device, num_ranks: int) -> tuple[bool, str]:
+    """(whether pairs are packed, the reason in words), for packing = "auto".
+
+    Packing pays where torch has a kernel that keeps the sentences of a row apart: on a GPU, in half precision, for
+    scores that are products without anything added. Ranks take pairs of each batch, for which it is padded.
+    """
+    model = config.model
+    reasons = {
+        "on a CPU padded batches are as fast": device.type != "cuda",
+        "several processes share out padded batches": num_ranks > 1,
+        "precision is float32": config.train.precision != "bfloat16",
+        "attention_dropout is not 0": model.attention_dropout > 0,
+        f"positions of kind {model.position.kind} are added to scores or looked up": model.position.kind in UNPACKED,
+        f"score {model.score} is no product": model.score == "additive",
+        f"attention is {model.attention}": model.attention not in ("auto", "varlen"),
+    }
+    against = next((reason for reason, holds in reasons.items() if holds), "")
+    return not against, against or "all batches have one shape, and a step is recorded once and replayed"
 
 
 def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:
@@ -28,6 +50,7 @@ def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:
         sampling=config.tokenizer.sampling,
         texts=data.texts,
         chosen=data.mixture,
+        packed=bool(config.train.packing),
     )
 
 
@@ -71,7 +94,7 @@ class _Trial:
         working = WorkingModel(model, getattr(torch, config.train.precision)).model.train()
         self._reserve = [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
         self._splitter = Splitter(
-            lambda batch: batch_loss(working, batch, config.loss),
+            Gradient(lambda batch: batch_loss(working, batch, config.loss), device),
             working,
             device,
             pad_id=data.tokenizer.pad_id,

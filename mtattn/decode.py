@@ -11,8 +11,6 @@ and the model's own: log_softmax of what the step returned, whatever was forbidd
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
-from operator import itemgetter
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -138,10 +136,20 @@ class History:
         self.length = 0
 
     def add(self, sentences: Tensor, tokens: Tensor, parents: Tensor, log_probs: Tensor) -> None:
-        """One more step of these sentences (int64 [M]); the others [M, K]."""
+        """One more step of these sentences (int64 [M]), the others [M, K]; or C more steps, the others [M, K, C]."""
+        num_steps = 1 if tokens.dim() == 2 else tokens.size(2)
         for kept, new in ((self.tokens, tokens), (self.parents, parents), (self.log_probs, log_probs)):
-            kept.select(2, self.length).index_copy_(0, sentences, new)
-        self.length += 1
+            place = kept.narrow(2, self.length, num_steps)  # [N, K, C]
+            place.index_copy_(0, sentences, new.view(*new.shape[:2], num_steps))
+        self.length += num_steps
+
+    def cpu(self) -> "History":
+        """The steps so far, on the CPU."""
+        copy = History(0, 0, 0, torch.device("cpu"))
+        parts = (self.tokens, self.parents, self.log_probs)
+        copy.tokens, copy.parents, copy.log_probs = (part[:, :, : self.length].cpu() for part in parts)
+        copy.length = self.length
+        return copy
 
     def trace(self, rows: Tensor, lengths: Tensor, places: Tensor) -> Tensor:
         """Follow the back-pointers of M hypotheses from their last token to their first.
@@ -332,25 +340,30 @@ their `log_normaliser` [N, K] from before anything was forbidden, and the state,
 
 def nbest_lists(history: History, max_len: Tensor, config: DecodeConfig, eos_id: int) -> list[list[Hypothesis]]:
     """The n-best list of each sentence, from the back-pointers: finished first, then by score, then the shorter."""
-    tokens, log_probs = (kept[:, :, : history.length] for kept in (history.tokens, history.log_probs))  # [N, K, t]
-    lengths = torch.arange(1, tokens.size(2) + 1, device=tokens.device)
+    history, max_len = history.cpu(), max_len.cpu()  # a GPU would answer a hundred small questions slowly
+    tokens, log_probs = history.tokens, history.log_probs  # [N, K, t]
+    lengths = torch.arange(1, history.length + 1)
     ends = (log_probs > NEVER) & ((tokens == eos_id) | (lengths == max_len[:, None, None]))
     if log_probs.isnan().any() or not ends.any(2).any(1).all():
         raise ValueError("a sentence has no hypothesis: the logits of a step were NaN, or -inf for all that is allowed")
-    row, place, last = ends.nonzero(as_tuple=True)  # [M] each: M hypotheses, at most K a sentence
+    row, place, last = ends.nonzero(as_tuple=True)  # [M] each: M hypotheses, at most K a sentence, by row, then place
     cut = tokens[ends] != eos_id
     score = log_probs[ends] / lengths[last] ** config.length_penalty
-    ranked = sorted(zip(*(x.tolist() for x in (row, cut, -score, last, place)), strict=True))
-    best = [key for _, keys in groupby(ranked, key=itemgetter(0)) for key in islice(keys, config.nbest)]
+    order = torch.arange(len(row))
+    for key in (last, -score, cut, row):  # the least important first, since each sort keeps the order of equals
+        order = order[key[order].argsort(stable=True)]
+    rank = order.argsort()
+    rank -= torch.searchsorted(row, row)  # among its sentence's
+    order = order[(rank < config.nbest)[order]]  # [M']
 
-    row, last, place = torch.tensor([(n, t, k) for n, _, _, t, k in best], device=tokens.device).unbind(1)
+    row, place, last, score, cut = (x[order] for x in (row, place, last, score, cut))
     path = (row[:, None], history.trace(row, last + 1, place), lengths - 1)
     totals = log_probs[path]  # [M', t]
     steps = totals.diff(prepend=torch.zeros_like(totals[:, :1]))
+    total = totals.gather(1, last[:, None])[:, 0]
     lists: list[list[Hypothesis]] = [[] for _ in max_len]
-    found = zip(best, tokens[path].tolist(), totals.tolist(), steps.tolist(), strict=True)
-    for (n, is_cut, negated, t, _), ids, total, token_log_probs in found:
-        lists[n].append(
-            Hypothesis(ids[: t + is_cut], total[t], -negated, token_log_probs[: t + 1], finished=not is_cut)
-        )
+    found = zip(*(x.tolist() for x in (row, last + 1, cut, total, score, tokens[path], steps)), strict=True)
+    for n, length, is_cut, log_prob, value, ids, token_log_probs in found:
+        ids = ids[: length - (not is_cut)]
+        lists[n].append(Hypothesis(ids, log_prob, value, token_log_probs[:length], finished=not is_cut))
     return lists

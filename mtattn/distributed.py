@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mtattn.batching import Batch
 from mtattn.errors import ConfigError, MtattnError
 from mtattn.interrupts import Interrupted, Interrupts
+from mtattn.precision import gradients_of
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # the others wait while rank 0 encodes a corpus; torchrun ends them should it die
@@ -43,7 +44,6 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
-        self._flat: Tensor | None = None
 
     @property
     def is_main(self) -> bool:
@@ -65,27 +65,15 @@ class Ranks:
             torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1)[0]))
 
     def sum_gradients(self, model: nn.Module, nats: Tensor) -> Tensor:
-        """Replace each rank's gradients by their sum over all ranks, and return the sum of their nats.
-
-        Until the next call the gradients are views of one buffer; None counts as zero.
-        """
+        """Make each rank's gradients their sum over all ranks, where they stand, and return the sum of their nats."""
         if self.size == 1:
             return nats
-        parameters = list(model.parameters())
-        sizes = [parameter.numel() for parameter in parameters]
-        if self._flat is None:
-            self._flat = torch.empty(sum(sizes) + 1, device=nats.device)  # one reduction for all, not one for each
-        *flat, total = torch.split(self._flat, [*sizes, 1])
-        views = [part.view_as(parameter) for part, parameter in zip(flat, parameters, strict=True)]
-        for view, parameter in zip(views, parameters, strict=True):
-            if parameter.grad is None:
-                view.zero_()
-            else:
-                view.copy_(parameter.grad)
-            parameter.grad = view
-        total.copy_(nats)
-        self._reduce(self._flat, dist.ReduceOp.SUM)
-        return nats.copy_(total[0])
+        gradients = gradients_of(model.parameters())
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), nats.view(1)])  # one reduction for all
+        self._reduce(flat, dist.ReduceOp.SUM)
+        *sums, total = torch.split(flat, [*(gradient.numel() for gradient in gradients), 1])
+        torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(sums, gradients, strict=True)])
+        return total[0]
 
     # --- agreements -----------------------------------------------------------------------------------------------
 

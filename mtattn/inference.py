@@ -269,13 +269,13 @@ class PreparedState:
         full = alive is None and self.kept is None
         places, bias = self._places(tokens, parents, alive)  # [N, K], [N, 1, K, L]
         length = self.step + 1 if bias is None else bias.size(-1)
-        rows = sentences = None
+        rows = where = None
         if not full or k > 1:
             at = (torch.arange(n) if self.kept is None else self.kept)[:, None].expand(n, k)  # [N, K]
             rows, sentences = at * k + torch.arange(k), at
             if alive is not None:
                 tokens, places, rows, sentences = (x[alive] for x in (tokens, places, rows, sentences))  # [R]
-            places, rows, sentences = places.flatten(), rows.flatten(), sentences.flatten()  # [R]
+            rows, where = rows.flatten(), (sentences.flatten(), places.flatten())  # [R] each
         grid = Grid(None if full else rows, size * k)
 
         now = torch.tensor([self.step])
@@ -284,11 +284,9 @@ class PreparedState:
         turns = None if turns is None else turns[-1]  # [1, E / 2]
         for block, own, cross in zip(self.stacks.decoder, self.own, self.cross, strict=True):
 
-            def attend(
-                x: Tensor, add: Tensor, block: _DecoderBlock = block, own: Keys = own, places: Tensor = places
-            ) -> Tensor:
+            def attend(x: Tensor, add: Tensor, block: _DecoderBlock = block, own: Keys = own) -> Tensor:
                 q, k, v = block.attn.project(x, turns)
-                own.put(sentences, places, k, v)
+                own.put(length, where, k, v)
                 return block.attn.out(own.attend(q, grid, length, bias), add)
 
             def look(x: Tensor, add: Tensor, block: _DecoderBlock = block, cross: Keys = cross) -> Tensor:

@@ -31,15 +31,19 @@ class Keys:
         """Keep these sentences (int64 [M]), in this order."""
         self.keys, self.values = self.keys.index_select(0, sentences), self.values.index_select(0, sentences)
 
-    def put(self, sentences: Tensor | None, places: Tensor, k: Tensor, v: Tensor) -> None:
-        """Write k and v [R, J, E] to places [R] of sentences [R]; sentences None: to one place, the same for each."""
-        last = int(places.max())
-        while last >= self.values.size(2):
+    def put(self, length: int, where: tuple[Tensor, Tensor] | None, k: Tensor, v: Tensor) -> None:
+        """Write k and v [R, J, E] to places below `length`: those of `where`, sentences [R] and places [R].
+
+        With where None, to place length - 1 of each sentence, which takes a quarter of the time for one row.
+        """
+        while length > self.values.size(2):
             more = self.values.size(2)
             self.keys, self.values = F.pad(self.keys, (0, more)), F.pad(self.values, (0, 0, 0, more))
-        if sentences is None:
-            self.keys[..., last], self.values[:, :, last] = k, v
+        if where is None:
+            self.keys.select(3, length - 1).copy_(k)
+            self.values.select(2, length - 1).copy_(v)
         else:
+            sentences, places = where
             self.keys.permute(0, 3, 1, 2)[sentences, places] = k
             self.values.transpose(1, 2)[sentences, places] = v
 
@@ -59,10 +63,10 @@ class Keys:
         if several:
             q = q.view(n, -1, j, group, e).permute(0, 2, 3, 1, 4)  # [N, J, G, K, E]
         q = q.reshape(n * j, -1, e)  # [N J, G K, E]
-        scores = torch.bmm(q, self.keys.view(n * j, e, -1)[:, :, :length])  # [N J, G K, L]
+        scores = torch.bmm(q, self.keys.view(n * j, e, -1).narrow(2, 0, length))  # [N J, G K, L]
         if bias is not None:
             scores.view(n, j * group, -1, length).add_(bias)
-        context = torch.bmm(scores.softmax(-1), self.values.view(n * j, -1, e)[:, :length])  # [N J, G K, E]
+        context = torch.bmm(scores.softmax(-1), self.values.view(n * j, -1, e).narrow(1, 0, length))  # [N J, G K, E]
         if several:
             context = context.view(n, j, group, -1, e).permute(0, 3, 1, 2, 4)  # [N, K, J, G, E]
         return grid.gather(context.reshape(-1, j * group * e))  # [R, H E]

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+CHUNK = {False: 128, True: 8192}
+"""Rows of logits at a time, by whether they are on a GPU: 128 x 8,000 of them are 4 MB, about a core's second-level
+cache; a GPU is filled by thousands of rows."""
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -58,7 +62,7 @@ def cross_entropy(
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, pad_id: int, label_smoothing: float = 0.0, chunk: int = 128
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, pad_id: int, label_smoothing: float = 0.0, chunk: int = 0
 ) -> tuple[Tensor, Tensor]:
     """`cross_entropy(hidden @ weight.T, targets)` that holds `chunk` rows of logits at a time.
 
@@ -69,13 +73,13 @@ def linear_cross_entropy(
         hidden: [N, D], the decoder's output; float32 or bfloat16.
         weight: [V, D], the output embedding, same dtype.
         targets: [N], int64.
-        chunk: rows; 128 x 8,000 float32 logits are 4 MB, about a core's second-level cache.
+        chunk: rows; 0: as CHUNK says for the device.
 
     Returns:
         (sum in nats, number of tokens), as `cross_entropy`.
     """
     apply = cast(Callable[..., Tensor], _LinearCrossEntropy.apply)
-    total = apply(hidden, weight, targets, pad_id, label_smoothing, chunk)
+    total = apply(hidden, weight, targets, pad_id, label_smoothing, chunk or CHUNK[hidden.is_cuda])
     return total, (targets != pad_id).sum()
 
 
@@ -87,7 +91,7 @@ def linear_rdrop(
     pad_id: int,
     label_smoothing: float = 0.0,
     rdrop: float,
-    chunk: int = 128,
+    chunk: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """R-Drop (Wu et al. 2021) over two passes of one batch: mean cross entropy + rdrop/4 (KL(p1|p2) + KL(p2|p1)).
 
@@ -103,16 +107,16 @@ def linear_rdrop(
         (sum in nats, number of tokens).
     """
     apply = cast(Callable[..., Tensor], _LinearRDrop.apply)
-    total = apply(hidden, weight, targets, pad_id, label_smoothing, rdrop, chunk)
+    total = apply(hidden, weight, targets, pad_id, label_smoothing, rdrop, chunk or CHUNK[hidden.is_cuda])
     return total / 2, (targets != pad_id).sum()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Saves its own gradients instead of logits.
 
-    With logits z = W h, p = softmax(z) and y the target, d(loss)/dz = p - (1-e) onehot(y) - e/V. The softmax alone is
-    dense: the other two terms reach h and W through one row of W and through W's mean row. And p = exp(z - m) / s is
-    never divided out: the factor 1/s goes to the short side of each product.
+    With logits z = W h, p = softmax(z) and y the target, d(loss)/dz = p - (1-e) onehot(y) - e/V. The last term
+    reaches h and W through W's mean row. And p = exp(z - m) / s is never divided out: the factor 1/s goes to the short
+    side of each product.
     """
 
     @staticmethod
@@ -121,28 +125,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
         real = (targets != pad_id).to(wide).unsqueeze(-1)  # [N, 1]
+        index = targets.unsqueeze(-1)  # [N, 1]
         mean_row = weight.to(wide).mean(0)  # [D]
-        target_rows = weight[targets]  # [N, D]
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=wide)
-        log_z = torch.empty_like(real)  # [N, 1]
+        log_z, scores = torch.empty_like(real), torch.empty_like(real)  # [N, 1]; scores are the targets' logits
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
             logits = (hidden[rows] @ weight.T).to(wide)  # [c, V]
+            scores[rows] = logits.gather(-1, index[rows])
             highest = logits.amax(-1, keepdim=True)  # [c, 1]
             exps = logits.sub_(highest).exp_()  # [c, V]
             sums = exps.sum(-1, keepdim=True)  # [c, 1]
             log_z[rows] = sums.log() + highest
+            exps.scatter_add_(-1, index[rows], (smoothing - 1) * sums)  # s (p - (1-e) onehot(y))
             exps, share = exps.to(weight.dtype), real[rows] / sums
             grad_hidden[rows] = (exps @ weight) * share  # [c, D]
-            grad_weight.addmm_(exps.T.to(wide), hidden[rows] * share)  # [V, D]
-        scores = (hidden * target_rows).sum(-1, keepdim=True, dtype=wide)  # [N, 1], the targets' logits
+            _add_product(grad_weight, exps.T, (hidden[rows] * share).to(weight.dtype))  # [V, D]
         mean_scores = (hidden.to(wide) @ mean_row).unsqueeze(-1)  # [N, 1], the mean logits
         total = (real * (log_z - (1 - smoothing) * scores - smoothing * mean_scores)).sum()
-        grad_hidden -= (real * ((1 - smoothing) * target_rows + smoothing * mean_row)).to(hidden.dtype)
-        masked = hidden * real
-        grad_weight.index_add_(0, targets, masked, alpha=smoothing - 1)
-        grad_weight -= masked.sum(0) * (smoothing / len(weight))
+        if smoothing:
+            grad_hidden -= (real * smoothing * mean_row).to(hidden.dtype)
+            grad_weight -= (hidden * real).sum(0) * (smoothing / len(weight))
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
         return total
 
@@ -170,7 +174,6 @@ class _LinearRDrop(torch.autograd.Function):
         num_tokens = targets.shape[0]
         passes = hidden.view(2, num_tokens, -1)  # [2, N, D]
         grad_hidden = torch.empty_like(passes)
-        # bfloat16 would lose the small addends of many chunks; one chunk's own sum is float32 inside the product.
         grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
         total = grad_weight.new_zeros(())
         for start in range(0, num_tokens, chunk):
@@ -183,7 +186,7 @@ class _LinearRDrop(torch.autograd.Function):
                 total += loss + pull
                 grad_logits = grad_logits.add_(grad_pull).to(weight.dtype)  # [c, V]
                 grad_hidden[p, rows] = grad_logits @ weight  # [c, D]
-                grad_weight += grad_logits.T @ passes[p, rows]  # [V, D]
+                _add_product(grad_weight, grad_logits.T, passes[p, rows])  # [V, D]
         ctx.save_for_backward(grad_hidden.view_as(hidden), grad_weight.to(weight.dtype))
         return total
 
@@ -192,6 +195,14 @@ class _LinearRDrop(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden * grad_total, grad_weight * grad_total, None, None, None, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b. `total` is float32 or wider: bfloat16 would lose small addends, though not inside one product."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def _log_probs(hidden: Tensor, weight: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from mtattn.attention import (
 )
 from mtattn.attention.norm import RMSNorm
 from mtattn.dropout import Dropout
+from mtattn.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,9 @@ class EncoderLayer(nn.Module):
         self.self_attn_residual = Residual(config)
         self.ffn_residual = Residual(config)
 
-    def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
-        """x [B, S, D], mask over keys S -> [B, S, D]."""
-        x = self.self_attn_residual(x, lambda h: self.self_attn(h, mask=mask))
+    def forward(self, x: Tensor, mask: Mask | None, positions: Tensor | None = None) -> Tensor:
+        """x [B, S, D], mask over keys S, positions [S] of the tokens (None: 0 .. S-1) -> [B, S, D]."""
+        x = self.self_attn_residual(x, lambda h: self.self_attn(h, mask=mask, positions=positions))
         return self.ffn_residual(x, self.ffn)  # type: ignore[no-any-return]
 
 
@@ -237,7 +238,7 @@ class DecoderLayer(nn.Module):
             x: [B, T, D].
             memory: [B, S, D], the encoder's output; None when `caches` holds its keys and values.
             mask: which target tokens see which. memory_mask: which source tokens may be seen.
-            caches: (self-attention's, cross-attention's). positions: of x's tokens, when decoding.
+            caches: (self-attention's, cross-attention's). positions: of x's tokens, when decoding or packed.
 
         Returns:
             [B, T, D].
@@ -307,28 +308,41 @@ class Transformer(nn.Module):
         real = src != self.pad_id  # [B, S]
         return None if not src.is_cuda and bool(real.all()) else key_padding(real)
 
-    def encode(self, src: Tensor, mask: Mask | None) -> Tensor:
-        """Source ids [B, S] and their `source_mask` -> memory [B, S, D]."""
-        x = self._embed(self.src_embed, self.src_position, src)  # [B, S, D]
+    def encode(self, src: Tensor, mask: Mask | None, positions: Tensor | None = None) -> Tensor:
+        """Source ids [B, S], their `source_mask`, and positions [S] (None: 0 .. S-1) -> memory [B, S, D]."""
+        x = self._embed(self.src_embed, self.src_position, src, positions)  # [B, S, D]
         for layer in self.encoder:
-            x = layer(x, mask)
+            x = layer(x, mask, positions)
         return self.encoder_norm(x)  # type: ignore[no-any-return]
 
-    def decode(self, tgt_in: Tensor, memory: Tensor, memory_mask: Mask | None) -> Tensor:
+    def decode(
+        self,
+        tgt_in: Tensor,
+        memory: Tensor,
+        memory_mask: Mask | None,
+        mask: Mask | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Whole target prefixes at once, as in training: tgt_in [B, T], memory [B, S, D] -> hidden [B, T, D].
 
-        Padding stands at the right, so the causal mask already hides it from every real token.
+        The mask is causal when None: padding stands at the right, so that hides it from every real token.
         """
-        x = self._embed(self.tgt_embed, self.tgt_position, tgt_in)  # [B, T, D]
-        mask = causal()
+        x = self._embed(self.tgt_embed, self.tgt_position, tgt_in, positions)  # [B, T, D]
+        mask = mask or causal()
         for layer in self.decoder:
-            x = layer(x, memory, mask, memory_mask)
+            x = layer(x, memory, mask, memory_mask, None, positions)
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
-    def hidden(self, src: Tensor, tgt_in: Tensor) -> Tensor:
-        """src [B, S], tgt_in [B, T] -> the decoder's output [B, T, D], one product short of logits."""
-        mask = self.source_mask(src)
-        return self.decode(tgt_in, self.encode(src, mask), mask)
+    def hidden(self, src: Tensor, tgt_in: Tensor, packing: Packing | None = None) -> Tensor:
+        """src [B, S], tgt_in [B, T] -> the decoder's output [B, T, D], one product short of logits.
+
+        With a packing, each row holds many pairs, which see nothing of each other.
+        """
+        if packing is None:
+            mask = self.source_mask(src)
+            return self.decode(tgt_in, self.encode(src, mask), mask)
+        memory = self.encode(src, packing.encoder_mask(), packing.src_positions)  # [B, S, D]
+        return self.decode(tgt_in, memory, packing.cross_mask(), packing.decoder_mask(), packing.tgt_positions)
 
     def forward(self, src: Tensor, tgt_in: Tensor) -> Tensor:
         """src [B, S], tgt_in [B, T] -> logits [B, T, V]."""

@@ -92,7 +92,9 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.O
     """The optimisers that share the model's parameters, each group's peak rate stored as `peak_lr`.
 
     The weights of linear layers are "hidden": Muon's, or decayed by AdamW. Embeddings, norms and biases are neither.
+    On a GPU the learning rates are tensors, so that a recorded step (`mtattn.graph`) reads what `set_lr` writes.
     """
+    on_gpu = next(model.parameters()).is_cuda
     hidden = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     known = {id(parameter) for parameter in hidden}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
@@ -104,14 +106,22 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.O
         optimizers.append(muon)
     else:
         groups.append({"params": hidden, "weight_decay": config.weight_decay, "peak_lr": config.lr})
-    return [*optimizers, torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)]
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True, capturable=on_gpu)
+    optimizers.append(adamw)
+    if on_gpu:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+    return optimizers
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], multiplier: float) -> None:
     """Give every group its peak learning rate times `multiplier`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * multiplier
+            if torch.is_tensor(group["lr"]):
+                group["lr"].fill_(group["peak_lr"] * multiplier)
+            else:
+                group["lr"] = group["peak_lr"] * multiplier
 
 
 class Muon(torch.optim.Optimizer):
@@ -137,7 +147,7 @@ class Muon(torch.optim.Optimizer):
             for parameters in by_shape.values():
                 self._update(parameters, group["lr"], group["momentum"], group["weight_decay"])
 
-    def _update(self, parameters: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+    def _update(self, parameters: list[Tensor], lr: float | Tensor, momentum: float, weight_decay: float) -> None:
         gradients = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
         state = self.state[parameters[0]]
         if "momentum" not in state:
@@ -146,7 +156,7 @@ class Muon(torch.optim.Optimizer):
         update = orthogonalise(gradients.lerp_(average, momentum))  # Nesterov's look-ahead
         rows, columns = gradients.shape[-2:]
         torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        torch._foreach_add_(parameters, list(update.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)
+        torch._foreach_add_(parameters, list(update.mul_(-lr * max(1.0, rows / columns) ** 0.5).unbind()))
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -46,7 +46,7 @@ class WorkingModel:
     """The model that forward and backward run in: the master itself in float32, else a bfloat16 copy of it.
 
     The master keeps float32 weights, which small updates need; the copy is refreshed once a step, so that no
-    product casts a weight again.
+    product casts a weight again. Gradients of both stay where they are, as recorded work (`mtattn.graph`) needs.
     """
 
     def __init__(self, master: Transformer, dtype: torch.dtype) -> None:
@@ -54,6 +54,8 @@ class WorkingModel:
         self.model = master if dtype == torch.float32 else copy.deepcopy(master).to(dtype)
         self._copies: list[Tensor] = list(self.model.parameters())
         self._masters: list[Tensor] = list(master.parameters())
+        self._copied_gradients = gradients_of(self._copies)
+        gradients_of(self._masters)
 
     @property
     def _shared(self) -> bool:
@@ -66,8 +68,16 @@ class WorkingModel:
             torch._foreach_copy_(self._copies, self._masters)
 
     def pull_gradients(self) -> None:
-        """Give the master the copy's gradients, in float32."""
+        """Give the master the copy's gradients, in float32, and leave the copy none."""
         if not self._shared:
-            for master, worker in zip(self._masters, self._copies, strict=True):
-                master.grad = None if worker.grad is None else worker.grad.float()
-                worker.grad = None
+            torch._foreach_copy_([p.grad for p in self._masters if p.grad is not None], self._copied_gradients)
+            torch._foreach_zero_(self._copied_gradients)
+
+
+def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of parameters, which have one of zeros from now on where they had none."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -24,7 +24,7 @@ def resumed_config(asked: Config, run: RunDirectory) -> Config:
     own = run.read_config()
     limits = {name: getattr(asked.train, name) for name in MAY_CHANGE}
     own = replace(own, decode=asked.decode, train=replace(own.train, **limits))
-    for name in ("precision", "batch_tokens"):
+    for name in ("precision", "batch_tokens", "packing"):
         if getattr(asked.train, name) == "auto":
             asked = replace(asked, train=replace(asked.train, **{name: getattr(own.train, name)}))
     if found := _differences(asdict(asked), asdict(own)):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from mtattn.budget import choose_batch_tokens
+from mtattn.budget import choose_batch_tokens, choose_packing
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config, parse_config
 from mtattn.distributed import Ranks
@@ -18,7 +18,7 @@ from mtattn.tokenizer import Tokenizer
 
 
 def settle(
-    config: Config, run: RunDirectory, report: Reporter, device: torch.device, *, fresh: bool
+    config: Config, run: RunDirectory, report: Reporter, device: torch.device, num_ranks: int = 1, *, fresh: bool
 ) -> tuple[Config, Prepared]:
     """The config that counts, that of a run to resume or else the one asked for, with nothing left on "auto"; the data.
 
@@ -38,6 +38,11 @@ def settle(
         precision, why = choose_precision(device)
         report.note(f"precision: {precision} ({why})")
         config = replace(config, train=replace(config.train, precision=precision))
+    if config.train.packing == "auto":
+        packing, why = choose_packing(config, device, num_ranks)
+        if device.type == "cuda":
+            report.note(f"packing: {'on' if packing else 'off'} ({why})")
+        config = replace(config, train=replace(config.train, packing=packing))
     torch.set_num_threads(config.train.threads or torch.get_num_threads())
     prepared = prepare(config, tokenizer, report, old_data(config, report))
     if config.train.batch_tokens == "auto":
@@ -54,7 +59,7 @@ def settle_on_ranks(
     settled: list[tuple[Config, Prepared]] = []
 
     def on_main() -> tuple[str, list[str]]:
-        settled.append(settle(config, run, report, device, fresh=fresh))
+        settled.append(settle(config, run, report, device, ranks.size, fresh=fresh))
         own, data = settled[0]
         return own.to_toml(), [file.decode("latin-1") for file in data.tokenizer.to_files().values()]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mtattn.batching import Batch
 from mtattn.errors import ConfigError
+from mtattn.gradient import Gradient
 from mtattn.snapshot import load_random, random_tensors
 
 SYMPTOMS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -28,8 +29,8 @@ class Splitter:
     """Adds up the gradient of a step's batches, in as many parts as memory makes necessary.
 
     Args:
-        loss: the nats of a batch that lies on the device, summed over its tokens.
-        model: the model whose gradients `loss` leads to.
+        gradient: adds the gradient of a batch to the model's.
+        model: the model whose gradients these are.
         parts: "pairs x source x target" of a batch that did not fit -> parts that it is computed in. Read, and added
             to: what was learnt is kept, in the checkpoint too, so that a resumed run computes every batch in the same
             parts. A shape that is not there takes as many as make its parts smaller than any that did not fit.
@@ -39,7 +40,7 @@ class Splitter:
 
     def __init__(
         self,
-        loss: Callable[[Batch], Tensor],
+        gradient: Gradient,
         model: nn.Module,
         device: torch.device,
         *,
@@ -48,7 +49,7 @@ class Splitter:
         named: Callable[[Batch], str],
         warn: Callable[[str], None],
     ) -> None:
-        self._loss, self._model, self._device, self._pad_id = loss, model, device, pad_id
+        self._gradient, self._model, self._device, self._pad_id = gradient, model, device, pad_id
         self._parts, self._named, self._warn = parts, named, warn
 
     def add_up(self, group: Sequence[Batch], num_tokens: int) -> Tensor:
@@ -100,9 +101,7 @@ class Splitter:
         for batch in group:
             try:
                 for part in self._split(batch):
-                    loss = self._loss(part.to(self._device))
-                    torch.autograd.backward(loss / num_tokens)
-                    nats += loss.detach()
+                    nats += self._gradient(part, num_tokens)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -123,10 +122,10 @@ class Splitter:
         parts = 1
         while _size(_shape(batch)) / parts >= smallest:
             parts *= 2
-        return min(parts, len(batch.src))
+        return min(parts, batch.num_pairs)
 
     def _split_further(self, batch: Batch, failed: Batch) -> None:
-        pairs, shape = len(batch.src), _shape(batch)
+        pairs, shape = batch.num_pairs, _shape(batch)
         parts = self._num_parts(batch)
         if parts == pairs:
             raise ConfigError(
@@ -137,7 +136,7 @@ class Splitter:
         self._parts[shape] = min(2 * parts, pairs)
 
     def _forget(self, random: dict[str, Tensor]) -> None:
-        self._model.zero_grad(set_to_none=True)
+        self._model.zero_grad(set_to_none=False)
         load_random(random, self._device)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # blocks of the old sizes would stand in the way of the new ones

@@ -94,6 +94,11 @@ class Tokenizer:
         text: str = self._tgt.decode([i for i in ids if i > UNK_ID])
         return text.replace("\r", " ").replace("\n", " ")
 
+    def decode_all(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """`decode` of each of many, at once and on all cores."""
+        texts: list[str] = self._tgt.decode([[i for i in ids if i > UNK_ID] for ids in rows])
+        return [text.replace("\r", " ").replace("\n", " ") for text in texts]
+
     def src_pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces behind source ids, as SentencePiece writes them."""
         return [self._src.id_to_piece(i) for i in ids]

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import mtattn
 from mtattn.batching import Batch, pair_names
@@ -25,6 +24,7 @@ from mtattn.config import Config
 from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
 from mtattn.finetune import Finetuning, lowered
+from mtattn.gradient import Gradient
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.memory import keep_freed_memory
 from mtattn.metrics import UnwrittenMetrics
@@ -38,6 +38,7 @@ from mtattn.resume import lineage, require_same
 from mtattn.settle import settle_on_ranks
 from mtattn.snapshot import TrainState, load_optimizers, load_random, optimizer_tensors, random_tensors
 from mtattn.splitting import Splitter
+from mtattn.update import Update
 from mtattn.validate import Validation, validate
 
 MAX_SKIPPED = 10  # steps in a row whose gradient is not finite before training goes back to the last checkpoint
@@ -136,8 +137,9 @@ class Trainer:
             self.finetuning.begin([self.model] if self.average is None else [self.model, self.average])
             self.state.valid_due = True  # what the model scores as it comes
         self.working.push_weights()
+        self.update = Update(self.working, self.optimizers, self.average, self.config.optim.clip_norm)
         self.splitter = Splitter(
-            self._loss,
+            Gradient(self._loss, self.device),
             self.working.model,
             self.device,
             pad_id=self.model.pad_id,
@@ -187,8 +189,9 @@ class Trainer:
                     return ended
                 group = list(islice(stream, self.config.train.accumulate))
                 halvings = 0.5**self.state.rollbacks
-                set_lr(self.optimizers, halvings * lr_multiplier(self.config.optim, self._progress()))
-                self.state.lr = float(self.optimizers[-1].param_groups[0]["lr"])
+                multiplier = halvings * lr_multiplier(self.config.optim, self._progress())
+                set_lr(self.optimizers, multiplier)
+                self.state.lr = multiplier * self.optimizers[-1].param_groups[0]["peak_lr"]
                 batches = [batch for batch, _ in group]
                 if self._step(batches):
                     self.state.skipped_in_a_row = 0
@@ -207,29 +210,20 @@ class Trainer:
         nats = self.ranks.together(lambda: self.splitter.add_up(share, num_tokens))
         self.working.pull_gradients()
         nats = self.ranks.sum_gradients(self.model, nats)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm or math.inf)
-        finite = bool(torch.isfinite(norm)) and bool(torch.isfinite(nats))
-        if finite:
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self._average()
-            self.working.push_weights()
-            self.state.nats += float(nats)
-            self.state.num_tokens += num_tokens
-            self.state.tgt_tokens += num_tokens
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        return finite
+        norm = self.update.norm()
+        values = torch.stack([nats, norm]).tolist()  # the one moment of a step in which the host waits for a GPU
+        if not all(map(math.isfinite, values)):
+            self.update.drop_gradient()
+            return False
+        # Polynomial-decay averaging (Shamir and Zhang 2013): the window grows with the run and needs no tuning.
+        self.update(norm, 1 / (1 + self.config.train.ema * self.state.step))
+        self.state.nats += values[0]
+        self.state.num_tokens += num_tokens
+        self.state.tgt_tokens += num_tokens
+        return True
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         return batch_loss(self.working.model.train(), batch, self.config.loss)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Polynomial-decay averaging (Shamir and Zhang 2013): the window grows with the run and needs no tuning."""
-        if self.average is not None:
-            weight = 1 / (1 + self.config.train.ema * self.state.step)
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), weight)
 
     def _count_time(self, started: float) -> float:
         """Add the time since `started` to the run's, by rank 0's clock, on which the learning rate may depend."""

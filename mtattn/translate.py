@@ -15,6 +15,7 @@ from mtattn.config import with_overrides
 from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig, Hypothesis, Step, search
 from mtattn.errors import ConfigError
+from mtattn.graph_search import can_record, graph_search, num_sentences
 from mtattn.inference import Prepared
 from mtattn.model import Transformer, evaluating
 from mtattn.prefix import paired
@@ -23,7 +24,7 @@ from mtattn.segments import split_long
 from mtattn.tokenizer import Tokenizer
 
 LINES_AHEAD = 10_000  # lines read before the first is written: sorting among so many leaves little padding
-BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated together, times beams
+BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated together on a CPU, times beams
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class Translator:
         trained_on: the corpora that the model's config names.
 
     Attributes:
-        start: source ids [N, S] to a decoding step; the prepared model's unless replaced (see mtattn.ensemble).
+        start: source ids [N, S] to a decoding step; None: the prepared model's (mtattn.ensemble puts its own here).
+        on_graphs: whether what mtattn.graph_search knows is left to it: on a GPU.
         refine: applied to what each search found, in this order (see mtattn.glossary and mtattn.mbr).
         num_split: lines that were too long so far.
         num_prefix_missed: forced prefixes so far that the search's limits did not let be written.
@@ -140,7 +142,9 @@ class Translator:
         self.model, self.tokenizer, self.config, self.max_len = model, tokenizer, config, max_len
         self.trained_on = trained_on or DataConfig()
         self.device = next(model.parameters()).device
-        self.start: Callable[[Tensor], Step] = Prepared(model, config.quantization).start
+        self.prepared = Prepared(model, config.quantization)
+        self.start: Callable[[Tensor], Step] | None = None
+        self.on_graphs = self.device.type == "cuda"
         self.refine: list[Refine] = []
         self.num_split = self.num_prefix_missed = 0
 
@@ -201,9 +205,15 @@ class Translator:
         filled = sorted((i for i in range(len(parts)) if lens[i] > 1), key=lambda i: -lens[i])
         start = 0
         while start < len(filled):
-            count = max(1, BATCH_POSITIONS // (lens[filled[start]] * self.config.width))
+            count = self._batch_size(lens[filled[start]])
             yield filled[start : start + count]
             start += count
+
+    def _batch_size(self, longest: int) -> int:
+        """How many sentences of up to so many pieces are translated together."""
+        if self.device.type == "cuda":
+            return num_sentences(self.model, longest, self.config.width)
+        return max(1, BATCH_POSITIONS // (longest * self.config.width))
 
     def notes(self) -> list[str]:
         """What the user should know about the lines translated so far."""
@@ -223,24 +233,28 @@ class Translator:
 
     def search(self, parts: Sequence[Part], processors: Sequence[Processor] = ()) -> list[Segment]:
         """Search some parts together, none of them blank; `processors` know them by their place among these."""
-        src = pad([part.src_ids for part in parts], self.tokenizer.pad_id).to(self.device)  # [N, S]
-        src_lens = torch.tensor([len(part.src_ids) for part in parts], device=self.device)  # [N]
         if any(part.prefix for part in parts):
             processors = [*processors, ForcedPrefix([part.prefix for part in parts])]
-        with evaluating(self.model):
-            found = search(
-                self.start(src),
-                src_lens,
-                self.config,
-                bos_id=self.tokenizer.bos_id,
-                eos_id=self.tokenizer.eos_id,
-                pad_id=self.tokenizer.pad_id,
-                processors=processors,
-                seeds=[part.line for part in parts],
-            )
-        return [self._segment(part, hypotheses) for part, hypotheses in zip(parts, found, strict=True)]
+        found = self._hypotheses(parts, processors)
+        texts = iter(self.tokenizer.decode_all([hypothesis.ids for hypotheses in found for hypothesis in hypotheses]))
+        return [
+            _segment(part, hypotheses, list(islice(texts, len(hypotheses))))
+            for part, hypotheses in zip(parts, found, strict=True)
+        ]
 
-    def _segment(self, part: Part, hypotheses: list[Hypothesis]) -> Segment:
-        texts = [self.tokenizer.decode(hypothesis.ids) for hypothesis in hypotheses]
-        starts = hypotheses[0].ids[: len(part.prefix)] == part.prefix
-        return Segment(part.src_ids, hypotheses, texts, frozenset() if starts else frozenset({"prefix-missed"}))
+    def _hypotheses(self, parts: Sequence[Part], processors: Sequence[Processor]) -> list[list[Hypothesis]]:
+        src = pad([part.src_ids for part in parts], self.tokenizer.pad_id).to(self.device)  # [N, S]
+        src_lens = torch.tensor([len(part.src_ids) for part in parts])  # [N]
+        ids = {name: getattr(self.tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
+        plain = self.start is None and not processors
+        if self.on_graphs and plain and can_record(self.model, self.config):
+            return graph_search(self.model)(src, src_lens, self.config, **ids)
+        with evaluating(self.model):
+            step = (self.start or self.prepared.start)(src)
+            seeds = [part.line for part in parts]
+            return search(step, src_lens.to(self.device), self.config, processors=processors, seeds=seeds, **ids)
+
+
+def _segment(part: Part, hypotheses: list[Hypothesis], texts: list[str]) -> Segment:
+    starts = hypotheses[0].ids[: len(part.prefix)] == part.prefix
+    return Segment(part.src_ids, hypotheses, texts, frozenset() if starts else frozenset({"prefix-missed"}))

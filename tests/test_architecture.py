@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "dropout": "",
     "errors": "",
     "evaluate": "",
+    "graph": "",
     "hub": "",
     "interrupts": "",
     "keys": "",
@@ -43,25 +44,31 @@ MAY_IMPORT = {
     "sources": "hub readers",
     "corpus": "readers sources",
     # 1: what joins two of them
-    "batching": "tokenizer",
-    "distributed": "batching interrupts",
+    "batching": "packing tokenizer",
+    "distributed": "batching interrupts precision",
     "examples": "batching corpus tokenizer",
     "mixing": "batching corpus",
-    "model": "attention dropout",
+    "gradient": "batching graph",
+    "model": "attention dropout packing",
+    "graph_search": "beam decode graph model slots",
     "inference": "attention keys linear model",
     "objective": "batching loss model",
+    "packing": "attention",
     "precision": "model",
+    "slots": "attention model",
     "snapshot": "batching",
-    "splitting": "batching snapshot",
+    "splitting": "batching gradient snapshot",
     "textio": "progress",
+    "update": "graph model precision",
     # 2: the option classes of levels 0 and 1
     "config": "batching corpus decode loss mixing model optim tokenizer",
     # 3: runs, and what is made from them
-    "budget": "batching checkpoint config objective precision prepare splitting",
+    "budget": "batching checkpoint config gradient objective precision prepare splitting",
     "card": "config",
     "checkpoint": "config metrics model storage tokenizer unfilled",
     "prepare": "config corpus examples mixing progress tokenizer",
-    "translate": "batching checkpoint config corpus decode inference model prefix processors segments tokenizer",
+    "translate": "batching checkpoint config corpus decode graph_search inference model prefix processors segments "
+    "tokenizer",
 }
 HEAVY = {"torch", "datasets", "matplotlib", "sentencepiece", "numpy", "pyarrow", "sacrebleu"}
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtattn.beam import BLOCK, best_continuations, log_normaliser
+from mtattn.beam import BLOCK, best_continuations, log_normaliser, top_continuations
 
 
 def sorted_continuations(logits: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,6 +43,27 @@ def test_best_continuations_equal_a_stable_sort(seed, n, k, v, dtype):
     real = values > -math.inf  # where nothing is left, place and token mean nothing
     assert torch.equal(places[real], expected[1][real])
     assert torch.equal(tokens[real], expected[2][real])
+    assert ((places >= 0) & (places < k) & (tokens >= 0) & (tokens < v)).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.sampled_from([1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000]),
+)
+def test_top_continuations_equal_a_sort_but_for_the_order_of_equals(seed, n, k, v):
+    g = torch.Generator().manual_seed(seed)
+    log_probs, live = -torch.randint(0, 20, (n, k, v), generator=g).float(), -torch.randint(0, 9, (n, k), generator=g)
+    log_probs[torch.rand(n, k, v, generator=g) < 0.2] = -math.inf
+    live = live.float().masked_fill_(torch.rand(n, k, generator=g) < 0.2, -math.inf)
+    sums = log_probs + live[:, :, None]
+    values, places, tokens = top_continuations(log_probs, live)
+    assert torch.equal(values, sums.flatten(1).sort(descending=True).values[:, :k])
+    real = values > -math.inf  # where nothing is left, place and token mean nothing
+    assert torch.equal(values[real], sums[torch.arange(n)[:, None], places, tokens][real])
+    assert all(len(row[kept].unique()) == kept.sum() for row, kept in zip(places * v + tokens, real, strict=True))
     assert ((places >= 0) & (places < k) & (tokens >= 0) & (tokens < v)).all()
 
 

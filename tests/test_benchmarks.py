@@ -76,7 +76,7 @@ def work(script, tmp_path):
     )
     training.write_groups(tmp_path / "batches.npz", groups)
     options = training.argparse.Namespace(device="cpu", threads=1, peer_lr=0.01, warmup=1)
-    job = script("protocol").Job(**training.make_job(config, data, tmp_path, options))
+    job = script("protocol").Job(**training.make_job(config, data.tokenizer, tmp_path, options))
     return job, groups
 
 

@@ -49,9 +49,9 @@ def test_keys_grow_and_attend_as_written_out():
     sentences = torch.tensor([0, 1, 2])
     for place in range(length):
         if place % 2:
-            keys.put(None, torch.tensor([place]), k[:, :, place], v[:, :, place])
+            keys.put(place + 1, None, k[:, :, place], v[:, :, place])
         else:
-            keys.put(sentences, torch.full((3,), place), k[:, :, place], v[:, :, place])
+            keys.put(place + 1, (sentences, torch.full((3,), place)), k[:, :, place], v[:, :, place])
     q = torch.randn(4, heads, 4, generator=g)  # rows: two of sentence 0, one of each other, of 2 places each
     rows = torch.tensor([0, 1, 3, 4])
     bias = torch.randn(3, 1, 2, length, generator=g)

@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtattn.linear import LINEARS, Float32Linear, Int8Linear
+from mtattn.linear import LINEARS, Float32Linear, Int8Linear, NarrowInt8Linear
+
+X86 = torch.cpu.get_capabilities()["architecture"] == "x86_64"
+INT8 = [Int8Linear, NarrowInt8Linear] if X86 else [Int8Linear]  # whichever this processor is better at
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -26,18 +29,28 @@ def test_equals_torch(kind, num_rows, with_bias):
         assert (found - wanted).abs().max() < 6 * tolerance
 
 
-def test_int8_rows_do_not_feel_each_other():
-    linear, x = Int8Linear(random(50, 32)), random(9, 32, seed=1) * 10.0 ** torch.arange(-4.0, 5)[:, None]
+@pytest.mark.parametrize("kind", INT8)
+def test_int8_rows_do_not_feel_each_other(kind):
+    linear, x = kind(random(50, 32)), random(9, 32, seed=1) * 10.0 ** torch.arange(-4.0, 5)[:, None]
     together = linear(x)
     for i in range(9):
         assert torch.equal(linear(x[i : i + 1])[0], together[i])
 
 
-def test_int8_of_zeros_is_zero():
+@pytest.mark.parametrize("kind", INT8)
+def test_int8_of_zeros_is_zero(kind):
     weight = random(5, 8)
     weight[2] = 0
-    assert Int8Linear(weight)(random(3, 8, seed=1))[:, 2].abs().max() == 0
-    assert Int8Linear(weight)(torch.zeros(2, 8)).abs().max() == 0
+    assert kind(weight)(random(3, 8, seed=1))[:, 2].abs().max() == 0
+    assert kind(weight)(torch.zeros(2, 8)).abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", INT8)
+def test_int8_sums_do_not_overflow(kind):
+    # All inputs and weights at their largest, of either sign: the sums are as large as sums of 16 bits and 32 can be.
+    signs = torch.tensor([1.0, -1.0])
+    x, weight = signs[:, None].expand(2, 256).contiguous(), signs[:, None].expand(2, 256).contiguous()
+    torch.testing.assert_close(kind(weight)(x), x @ weight.T)
 
 
 def test_int8_takes_a_quarter_of_the_memory():

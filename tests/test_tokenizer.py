@@ -52,6 +52,7 @@ def test_decoded_ids_are_one_line_of_valid_text(tokenizer, ids):
     assert "\n" not in text
     assert "\r" not in text
     text.encode("utf-8")
+    assert tokenizer.decode_all([ids, [], ids]) == [text, "", text]
 
 
 def test_line_break_becomes_a_space(tokenizer):

@@ -48,6 +48,31 @@ def test_a_batch_of_one_equals_a_batch_of_64(make_model, tokenizer, lines, optio
         assert scores == pytest.approx(together[number][1], abs=1e-4)
 
 
+@pytest.mark.parametrize("beam_size", [1, 4])
+def test_on_graphs_the_outcome_is_the_same(model, tokenizer, lines, beam_size, monkeypatch):
+    config = DecodeConfig(beam_size=beam_size, nbest=beam_size, **SHORT)
+    expected = outcomes(Translator(model, tokenizer, config), lines)
+    translator = Translator(model, tokenizer, config)
+    assert not translator.on_graphs  # on a CPU
+    translator.on_graphs = True
+    monkeypatch.delattr("mtattn.translate.search")
+    found = outcomes(translator, lines)
+    assert [texts for texts, _ in found] == [texts for texts, _ in expected]
+    for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_what_graphs_cannot_do_is_done_step_by_step(model, tokenizer, lines):
+    for options in ({"search": "sample", "nbest": 2}, {"beam_size": 3, "no_repeat_ngram_size": 2}):
+        expected, found = (Translator(model, tokenizer, DecodeConfig(**options, **SHORT)) for _ in range(2))
+        found.on_graphs = True
+        assert outcomes(found, lines[:9]) == outcomes(expected, lines[:9])
+    prefixes = ["Er", "Sie"]
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=2, max_len_extra=20))
+    translator.on_graphs = True
+    assert [t.text[:2] for t in translator.translate(lines[:2], prefixes=prefixes)] == ["Er", "Si"]
+
+
 def test_order_is_kept_and_neighbours_do_not_matter(model, tokenizer, lines):
     translator = Translator(model, tokenizer, DecodeConfig(beam_size=2, **SHORT))
     lines = lines[:20]

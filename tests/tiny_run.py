@@ -24,6 +24,7 @@ TINY = (
     "train.max_epochs=2",
     "train.log_every=2",
     "train.precision=float32",
+    "train.packing=false",
     "train.threads=1",
     "decode.max_len_ratio=1.0",
     "decode.max_len_extra=2",

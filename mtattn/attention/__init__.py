@@ -15,6 +15,7 @@ from .masks import (
     packed,
     prefix_lm,
     sliding_window,
+    spans,
 )
 from .multihead import MultiHeadAttention
 from .norm import RMSNorm
@@ -51,4 +52,5 @@ __all__ = [
     "packed",
     "prefix_lm",
     "sliding_window",
+    "spans",
 ]

@@ -56,7 +56,23 @@ class Position(nn.Module):
         return None
 
 
-class Sinusoidal(Position):
+class _Waves(Position):
+    """Positions as angles: position times frequency.
+
+    Attributes:
+        frequencies: [size/2], on the device that was last asked for, so that nothing is copied to it twice.
+    """
+
+    frequencies: Tensor
+
+    def _angles(self, positions: Tensor) -> Tensor:
+        # In float32 the angle of position 10,000 would already be off by 0.0005; MPS has nothing better.
+        dtype = torch.float32 if positions.device.type == "mps" else torch.float64
+        self.frequencies = self.frequencies.to(positions.device, dtype)
+        return positions[..., None] * self.frequencies  # [..., size/2]
+
+
+class Sinusoidal(_Waves):
     """Fixed waves of geometric wavelengths added to the embeddings (Vaswani 2017, section 3.5).
 
     PE[pos, 2i] = sin(pos / 10000^(2i/D)), PE[pos, 2i+1] = cos(pos / 10000^(2i/D)).
@@ -79,7 +95,7 @@ class Sinusoidal(Position):
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         positions = _default(positions, x)
-        angles = _angles(positions, self.frequencies)  # [P, T, D/2]
+        angles = self._angles(positions)  # [P, T, D/2]
         waves = torch.stack((angles.sin(), angles.cos()), dim=-1)  # [P, T, D/2, 2]
         return x + waves.flatten(-2).to(x.dtype)  # [B, T, D]
 
@@ -114,7 +130,7 @@ class Learned(Position):
         return x + vectors  # [B, T, D]
 
 
-class Rotary(Position):
+class Rotary(_Waves):
     """Turn each pair of features of q and k by an angle that grows with the position (RoFormer, Su 2021).
 
     Then q_m . k_n depends on m - n alone. Pair i is the features (2i, 2i+1), as in the paper (equation 34; other
@@ -166,7 +182,7 @@ class Rotary(Position):
         return table[:length]
 
     def _unit(self, positions: Tensor, x: Tensor) -> Tensor:
-        angles = _angles(positions, self.frequencies)
+        angles = self._angles(positions)
         return torch.complex(angles.cos(), angles.sin()).to(_complex(x))
 
 
@@ -262,12 +278,6 @@ POSITIONS: dict[str, type[Position]] = {
 def _frequencies(size: int, base: float) -> Tensor:
     # Kept as a plain float64 tensor: as a buffer it would be rounded by module.bfloat16(), and angles with it.
     return base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)  # [size/2]
-
-
-def _angles(positions: Tensor, frequencies: Tensor) -> Tensor:
-    # In float32 the angle of position 10,000 would already be off by 0.0005; MPS has nothing better.
-    dtype = torch.float32 if positions.device.type == "mps" else torch.float64
-    return positions[..., None] * frequencies.to(positions.device, dtype)  # [..., size/2]
 
 
 def _complex(x: Tensor) -> torch.dtype:

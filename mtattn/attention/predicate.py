@@ -124,7 +124,7 @@ class Mask:
         return _Shifted(self, offset) if offset else self
 
     def __and__(self, other: Mask) -> Mask:
-        return _And(self, other)
+        return And(self, other)
 
     def __or__(self, other: Mask) -> Mask:
         return _Or(self, other)
@@ -147,7 +147,9 @@ class _Shifted(Mask):
         return self.mask.allows(b, h, q + self.offset, k)
 
 
-class _And(Mask):
+class And(Mask):
+    """Both rules at once: what `&` makes."""
+
     def __init__(self, left: Mask, right: Mask) -> None:
         super().__init__()
         self.parts = left, right
@@ -169,7 +171,7 @@ class _And(Mask):
         return self
 
 
-class _Or(_And):
+class _Or(And):
     def __init__(self, left: Mask, right: Mask) -> None:
         super().__init__(left, right)
         self.band = (min(left.band[0], right.band[0]), max(left.band[1], right.band[1]))
