@@ -50,7 +50,7 @@ def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:
         sampling=config.tokenizer.sampling,
         texts=data.texts,
         chosen=data.mixture,
-        packed=bool(config.train.packing),
+        packed=config.train.packing is True,
     )
 
 
