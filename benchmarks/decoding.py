@@ -2,16 +2,19 @@
 
     python benchmarks/decoding.py runs/NAME test.en [--ref test.de] [--beams 1,5] [--threads 2] [--json OUT]
     python benchmarks/decoding.py runs/NAME train.en --lines 10000 --latency-lines 20 --repeats 2
-    python benchmarks/decoding.py runs/NAME test.en --huggingface      (needs transformers)
+    python benchmarks/decoding.py runs/NAME test.en --huggingface --joeynmt --beams 1,4,5 --lines 200
+    python benchmarks/decoding.py runs/NAME test.en --huggingface --device cuda --repeats 9
 
 First the copies are shown to compute what the model does. Then each engine turns the same lines of text into lines of
 text: the whole file at once (throughput, at the setting that suits the engine best on the first lines) and line by line
 (latency). The engines take turns, so that a slow minute of the machine meets all of them; a ratio compares one round
 with itself, and is given as median [lowest, highest] over the rounds. Above 1x, mtattn is the faster.
 
---huggingface adds `generate` of a Marian model of the same sizes with random weights, made to write as many tokens as
-mtattn does, since it has no weights in common: its outputs mean nothing, its speed does. With --threads 1 all engines
-run on one thread.
+--huggingface adds `generate` of transformers' Marian, and --joeynmt JoeyNMT 2.3.0 in a process and environment of its
+own, which the first run makes in --cache: models of the same sizes with random weights, made to write as many tokens as
+mtattn does (benchmarks/peers/imitators.py), since they have no weights in common with it. Their outputs mean nothing,
+their speed does. With --threads 1 all engines run on one thread. With --device cuda mtattn, in float32 alone, and
+Marian, in float32 and in bfloat16, run on the GPU, and the others do not take part.
 """
 
 import argparse
@@ -25,22 +28,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
 import torch
 from measuring import spread
+from peers.contenders import Contender as Process
+from peers.contenders import begin
+from peers.imitators import Imitator, Write, joeynmt, marian
+from peers.protocol import write_groups
 from sentencepiece import SentencePieceProcessor
+from training import CACHE, make_job
 
 from mtattn import translate
-from mtattn.batching import pad
+from mtattn.checkpoint import load_model
+from mtattn.config import Config
 from mtattn.evaluate import score
-from mtattn.export import export_model
 from mtattn.memory import keep_freed_memory
 from mtattn.progress import Reporter
 from mtattn.translate import Translator, load_translator
 
 QUANTIZATIONS = {"float32": "none", "int8": "int8"}  # CTranslate2's names and mtattn's
-OURS = tuple(f"mtattn {kind}" for kind in QUANTIZATIONS)
-TRIED = 200  # lines that settings are compared on
+TRIED = {"cpu": 200, "cuda": 1000}  # lines that settings are compared on
 
 
 @dataclass(frozen=True)
@@ -57,75 +63,36 @@ class Contender:
 
 
 def native(translator: Translator) -> Contender:
-    """mtattn; its setting is the batch size, in source positions times beams."""
+    """mtattn; its setting is the batch size, in source positions times beams; on a GPU it knows best."""
     searches = translator.config
 
-    def run(lines: Sequence[str], beam: int, batch: int) -> list[str]:
-        translate.BATCH_POSITIONS = batch
+    def run(lines: Sequence[str], beam: int, batch: int | None) -> list[str]:
+        translate.BATCH_POSITIONS = batch or translate.BATCH_POSITIONS
         translator.config = replace(searches, search="beam", beam_size=beam, nbest=1)
         return [translation.text for translation in translator.translate(lines)]
 
-    return Contender(run, (16_384, 8_192))
+    return Contender(run, (16_384, 8_192) if translator.device.type == "cpu" else (None,))
 
 
-def huggingface(translator: Translator, batch: int = 64) -> Contender:
-    """Marian of the same sizes and random weights; writes as many tokens as mtattn does for the same lines."""
-    from transformers import MarianConfig, MarianMTModel
+def imitating(translator: Translator, write: Write) -> Contender:
+    """An engine that shares no weights with mtattn; its setting is the number of sentences a batch."""
+    imitator = Imitator(translator, write)
+    settings = (64, 16, 32, 128) if translator.device.type == "cpu" else (64, 256, 1000)
+    return Contender(imitator.translate, settings, imitator.learn)
 
-    config, tokenizer = translator.model.config, translator.tokenizer
-    torch.manual_seed(0)
-    model = MarianMTModel(
-        MarianConfig(
-            vocab_size=tokenizer.tgt_vocab_size,
-            decoder_vocab_size=tokenizer.tgt_vocab_size,
-            d_model=config.d_model,
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers,
-            encoder_attention_heads=config.num_heads,
-            decoder_attention_heads=config.num_heads,
-            encoder_ffn_dim=config.d_ff,
-            decoder_ffn_dim=config.d_ff,
-            pad_token_id=tokenizer.pad_id,
-            eos_token_id=tokenizer.eos_id,
-            decoder_start_token_id=tokenizer.bos_id,
-            forced_eos_token_id=None,
-        )
-    ).eval()
-    lengths: dict[tuple[str, int], int] = {}
 
-    def learn(lines: Sequence[str], beam: int) -> None:
-        unknown = [line for line in lines if (line, beam) not in lengths]
-        translator.config = replace(translator.config, search="beam", beam_size=beam, nbest=1)
-        for line, found in zip(unknown, translator.translate(unknown), strict=True):
-            lengths[line, beam] = sum(len(segment.hypotheses[0].ids) + 1 for segment in found.segments)
-
-    def run(lines: Sequence[str], beam: int, _: None) -> list[str]:
-        learn(lines, beam)
-        encoded = tokenizer.encode_src(list(lines))
-        order = sorted(range(len(lines)), key=lambda i: -len(encoded[i]))
-        texts = [""] * len(lines)
-        for start in range(0, len(order), batch):
-            numbers = order[start : start + batch]
-            src = pad([encoded[i] for i in numbers], tokenizer.pad_id)
-            count = max(1, round(statistics.mean(lengths[lines[i], beam] for i in numbers)))
-            with torch.inference_mode():
-                ids = model.generate(
-                    src,
-                    attention_mask=src != tokenizer.pad_id,
-                    num_beams=beam,
-                    do_sample=False,
-                    min_new_tokens=count,
-                    max_new_tokens=count,
-                )
-            for i, row in zip(numbers, ids.tolist(), strict=True):
-                texts[i] = tokenizer.decode(row[1:])
-        return texts
-
-    return Contender(run, [None], prepare=learn)
+def start_joeynmt(translator: Translator, config: Config, folder: Path, options: argparse.Namespace) -> Process | None:
+    """JoeyNMT with a model of the same shape, waiting for questions; None where it cannot be installed."""
+    write_groups(folder / "batches.npz", [])
+    training = argparse.Namespace(device="cpu", threads=options.threads, peer_lr=0.0, warmup=0)
+    job = make_job(config, translator.tokenizer, folder, training)
+    return begin(["JoeyNMT"], job, folder, options.cache).get("JoeyNMT")
 
 
 def exported(folder: Path, translator: Translator, threads: int, compute_type: str) -> Contender:
     """CTranslate2; its setting is (batches side by side, sentences a batch), and it sorts by length itself."""
+    import ctranslate2
+
     files = list(translator.tokenizer.to_files().values())
     source, target = (SentencePieceProcessor(model_proto=model) for model in (files[0], files[-1]))
     config = translator.config
@@ -153,6 +120,27 @@ def exported(folder: Path, translator: Translator, threads: int, compute_type: s
     return Contender(run, [(workers, batch) for workers in sorted(engines) for batch in (32, 64, 128, 256)])
 
 
+def add_ctranslate2(
+    contenders: dict[str, Contender],
+    translator: Translator,
+    folder: Path,
+    options: argparse.Namespace,
+    result: dict[str, Any],
+) -> None:
+    """Export to CTranslate2, show that the copies compute the same, and let them take part."""
+    import ctranslate2
+
+    from mtattn.export import export_model
+
+    result["versions"]["ctranslate2"] = ctranslate2.__version__
+    for kind in QUANTIZATIONS:
+        out = folder / kind
+        parity = export_model(options.run, "ctranslate2", out, Reporter(), quantization=kind, lines=options.src)
+        print(f"parity of ctranslate2 {kind}: {parity}")
+        result["parity"][kind] = str(parity)
+        contenders[f"ctranslate2 {kind}"] = exported(out, translator, options.threads, kind)
+
+
 def seconds(contender: Contender, lines: Sequence[str], beam: int, setting: Any) -> float:
     """Wall time of translating the lines."""
     started = time.perf_counter()
@@ -160,13 +148,15 @@ def seconds(contender: Contender, lines: Sequence[str], beam: int, setting: Any)
     return time.perf_counter() - started
 
 
-def throughput(contenders: dict[str, Contender], lines: Sequence[str], beam: int, repeats: int) -> dict[str, Any]:
-    """Seconds for all lines at each engine's best setting, round by round."""
+def throughput(
+    contenders: dict[str, Contender], lines: Sequence[str], beam: int, repeats: int, tried: int
+) -> dict[str, Any]:
+    """Seconds for all lines at each engine's best setting, which is the best for the first so many, round by round."""
     best = {}
     for name, contender in contenders.items():
         contender.prepare(lines, beam)
         seconds(contender, lines[:50], beam, contender.settings[0])  # the first call of all allocates
-        best[name] = min(contender.settings, key=partial(seconds, contender, lines[:TRIED], beam))
+        best[name] = min(contender.settings, key=partial(seconds, contender, lines[:tried], beam))
     rounds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
@@ -195,7 +185,8 @@ def report_beam(
     contenders: dict[str, Contender], lines: Sequence[str], refs: Sequence[str] | None, beam: int, options: Any
 ) -> dict[str, Any]:
     """Measure and print one beam size."""
-    through = throughput(contenders, lines, beam, options.repeats)
+    ours_all = [name for name in contenders if name.startswith("mtattn")]
+    through = throughput(contenders, lines, beam, options.repeats, TRIED[options.device])
     alone = latency(contenders, lines[: options.latency_lines], beam)
     outputs = {name: c.translate(lines, beam, through[name]["setting"]) for name, c in contenders.items()}
     result: dict[str, Any] = {}
@@ -207,9 +198,10 @@ def report_beam(
             "sentences_per_second": len(lines) / statistics.median(times),
             "latency_median_ms": statistics.median(milliseconds),
             "latency_p95_ms": milliseconds[min(len(milliseconds) - 1, int(0.95 * len(milliseconds)))],
-            "throughput_ratio": {ours: ratio(times, through[ours]["seconds"]) for ours in OURS},
-            "latency_ratio": {ours: ratio(alone[name], alone[ours]) for ours in OURS},
-            "equal_to_mtattn": sum(a == b for a, b in zip(outputs[name], outputs[OURS[0]], strict=True)) / len(lines),
+            "throughput_ratio": {ours: ratio(times, through[ours]["seconds"]) for ours in ours_all},
+            "latency_ratio": {ours: ratio(alone[name], alone[ours]) for ours in ours_all},
+            "equal_to_mtattn": sum(a == b for a, b in zip(outputs[name], outputs[ours_all[0]], strict=True))
+            / len(lines),
         }
         if refs:
             row["bleu"] = score(outputs[name], refs, ter=False).bleu
@@ -219,7 +211,7 @@ def report_beam(
             f"latency median {row['latency_median_ms']:.1f} ms, p95 {row['latency_p95_ms']:.1f} ms;  "
             f"{row['equal_to_mtattn']:.1%} equal" + (f"  BLEU {row['bleu']:.2f}" if refs else "")
         )
-        for ours in OURS:
+        for ours in ours_all:
             if name != ours:
                 print(
                     f"    {ours} is {row['throughput_ratio'][ours]} as fast, "
@@ -239,7 +231,10 @@ def main() -> None:
     parser.add_argument("--beams", default="1,5")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the throughput measurement")
-    parser.add_argument("--huggingface", action="store_true", help="Marian's generate takes part")
+    parser.add_argument("--device", choices=sorted(TRIED), default="cpu")
+    parser.add_argument("--huggingface", action="store_true", help="Marian's generate takes part (needs transformers)")
+    parser.add_argument("--joeynmt", action="store_true", help="JoeyNMT's search takes part")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of JoeyNMT's environment")
     parser.add_argument("--json", type=Path, help="write every measurement there")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -248,29 +243,40 @@ def main() -> None:
         for path in (options.src, options.ref)
     )
     keep_freed_memory()
+    device = torch.device(options.device)
+    kinds = QUANTIZATIONS if device.type == "cpu" else {"float32": "none"}
     translators = [
-        load_translator(options.run, torch.device("cpu"), overrides=[f'decode.quantization="{quantization}"'])
-        for quantization in QUANTIZATIONS.values()
+        load_translator(options.run, device, overrides=[f'decode.quantization="{quantization}"'])
+        for quantization in kinds.values()
     ]
-    contenders = {name: native(translator) for name, translator in zip(OURS, translators, strict=True)}
+    contenders = {f"mtattn {kind}": native(translator) for kind, translator in zip(kinds, translators, strict=True)}
     result: dict[str, Any] = {
         "lines": len(lines),
         "threads": options.threads,
-        "versions": {"torch": torch.__version__, "ctranslate2": ctranslate2.__version__},
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "versions": {"torch": torch.__version__},
         "parity": {},
         "beams": {},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in QUANTIZATIONS:
-            out = Path(folder) / kind
-            parity = export_model(options.run, "ctranslate2", out, Reporter(), quantization=kind, lines=options.src)
-            print(f"parity of ctranslate2 {kind}: {parity}")
-            result["parity"][kind] = str(parity)
-            contenders[f"ctranslate2 {kind}"] = exported(out, translators[0], options.threads, kind)
+    joey: Process | None = None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if device.type == "cpu":
+            add_ctranslate2(contenders, translators[0], folder, options, result)
         if options.huggingface:
-            contenders["Marian, transformers"] = huggingface(translators[0])
-        for beam in map(int, options.beams.split(",")):
-            result["beams"][beam] = report_beam(contenders, lines, refs, beam, options)
+            contenders["Marian, transformers"] = imitating(translators[0], marian(translators[0]))
+            if device.type == "cuda":
+                contenders["Marian, bfloat16"] = imitating(translators[0], marian(translators[0], torch.bfloat16))
+        if options.joeynmt and device.type == "cpu":
+            joey = start_joeynmt(translators[0], load_model(options.run)[2], folder, options)
+        if joey:
+            contenders["JoeyNMT"] = imitating(translators[0], joeynmt(joey, translators[0].tokenizer.pad_id))
+        try:
+            for beam in map(int, options.beams.split(",")):
+                result["beams"][beam] = report_beam(contenders, lines, refs, beam, options)
+        finally:
+            if joey:
+                joey.process.kill()
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import apart, growth, resident_mebibytes
-from torch import nn
 
 import mtattn
 from mtattn.batching import Batch
@@ -32,6 +31,7 @@ from mtattn.model import ModelConfig, Transformer
 from mtattn.objective import batch_loss
 from mtattn.optim import OptimConfig, make_optimizers
 from mtattn.precision import WorkingModel
+from mtattn.update import Update
 
 BATCH_TOKENS = 4096  # target tokens a batch, and as many source tokens
 ENOUGH = 4.0  # seconds of measured steps
@@ -70,7 +70,8 @@ def training_step(point: Point, device: torch.device, dtype: torch.dtype) -> tup
     model = Transformer(point.model(), point.vocab_size, point.vocab_size).to(device)
     average = Transformer(point.model(), point.vocab_size, point.vocab_size).to(device)
     optim = OptimConfig()
-    optimizers, working = make_optimizers(model, optim), WorkingModel(model, dtype)
+    working = WorkingModel(model, dtype)
+    update = Update(working, make_optimizers(model, optim), average, optim.clip_norm)
     ids = torch.randint(4, point.vocab_size, (3, BATCH_TOKENS // point.length, point.length), device=device)
     batch = Batch(ids[0], ids[1], ids[2], ids[2].numel(), np.zeros(0, dtype=np.int64))
 
@@ -78,14 +79,7 @@ def training_step(point: Point, device: torch.device, dtype: torch.dtype) -> tup
         loss = batch_loss(working.model.train(), batch, LossConfig())
         torch.autograd.backward(loss / batch.num_tokens)
         working.pull_gradients()
-        nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 0.1)
-        working.push_weights()
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        update(update.norm(), 0.1)
         if device.type == "cuda":
             torch.cuda.synchronize()
 

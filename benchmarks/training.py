@@ -38,6 +38,7 @@ from mtattn.config import Config, load_config
 from mtattn.evaluate import score
 from mtattn.prepare import Prepared, prepare
 from mtattn.progress import Reporter
+from mtattn.tokenizer import Tokenizer
 
 PAUSE = 0.25  # seconds between turns: some thread pools spin for 0.2 s before they sleep
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtattn" / "peers"
@@ -65,9 +66,9 @@ def steps_of_batches(batches: Batches, accumulate: int, most: int) -> Iterator[l
             steps += 1
 
 
-def make_job(config: Config, data: Prepared, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def make_job(config: Config, tokenizer: Tokenizer, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The job without its variant."""
-    model, tokenizer = config.model, data.tokenizer
+    model = config.model
     for name, content in tokenizer.to_files().items():
         (folder / name).write_bytes(content)
     job = Job(
@@ -243,7 +244,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_groups(folder / "batches.npz", list(steps_of_batches(batches, config.train.accumulate, steps)))
-        contenders = begin(options.only, make_job(config, data, folder, options), folder, options.cache)
+        contenders = begin(options.only, make_job(config, data.tokenizer, folder, options), folder, options.cache)
         try:
             if options.to_bleu:
                 curves = measure_to_bleu(contenders, data, every, options)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtattn.packing import Packing, RowShape, cut, fitted, lay_out
+from mtattn.packing import Packing, RowShape, fitted, lay_out, plan_rows
 from mtattn.tokenizer import Tokenizer
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
@@ -93,49 +93,39 @@ class TokenTable:
 class Batch:
     """Ids of some pairs. The target is shifted: the decoder reads `tgt_in` and predicts `tgt_out`.
 
-    Padded, a pair is a row. Packed, all pairs stand in one row (B = 1), and `packing` says where.
+    Padded, a pair is a row. Packed, a row holds several, and `packing` says where.
     """
 
     src: Tensor  # [B, S]
     tgt_in: Tensor  # [B, T], begins with BOS
     tgt_out: Tensor  # [B, T], ends with EOS
     num_tokens: int  # target tokens without padding
-    indices: IntArray  # the pairs' numbers in the corpus
+    indices: IntArray  # [n], the pairs' numbers in the corpus
     packing: Packing | None = None
-
-    @property
-    def num_pairs(self) -> int:
-        """How many pairs it has."""
-        return len(self.src) if self.packing is None else len(self.indices)
+    pair_rows: IntArray | None = None  # [n], the row of each pair; None: pair i is row i
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of it, in one order: those of batches of one shape correspond."""
-        places = [] if self.packing is None else self.packing.tensors()
-        return [self.src, self.tgt_in, self.tgt_out, *places]
+        """All tensors of it, each with a row for each row: those of batches of one shape correspond."""
+        return [self.src, self.tgt_in, self.tgt_out, *([] if self.packing is None else self.packing.tensors())]
+
+    def _with(self, tensors: Sequence[Tensor], num_tokens: int, indices: IntArray, rows: IntArray | None) -> "Batch":
+        packing = None if self.packing is None else Packing.of(tensors[3:])
+        return Batch(tensors[0], tensors[1], tensors[2], num_tokens, indices, packing, rows)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        src, tgt_in, tgt_out, *parts = (tensor.to(device, non_blocking=True) for tensor in self.tensors())
-        packing = None if self.packing is None else Packing.of(parts, self.packing.longest)
-        return Batch(src, tgt_in, tgt_out, self.num_tokens, self.indices, packing)
+        moved = [tensor.to(device, non_blocking=True) for tensor in self.tensors()]
+        return self._with(moved, self.num_tokens, self.indices, self.pair_rows)
 
     def rows(self, chosen: slice, pad_id: int) -> "Batch":
-        """Some of its pairs, padded; as wide as the whole if it is."""
-        if self.packing is not None:
-            return self._unpacked(chosen, pad_id)
-        tgt_out = self.tgt_out[chosen]
-        num_tokens = int((tgt_out != pad_id).sum())
-        return Batch(self.src[chosen], self.tgt_in[chosen], tgt_out, num_tokens, self.indices[chosen])
-
-    def _unpacked(self, chosen: slice, pad_id: int) -> "Batch":
-        assert self.packing is not None
-        numbers = range(self.num_pairs)[chosen]
-        starts = self.packing.src_starts.tolist(), self.packing.tgt_starts.tolist()
-        src, tgt = (
-            [row[0, at[i] : at[i + 1]].tolist() for i in numbers]
-            for row, at in zip((self.src, self.tgt_out), starts, strict=True)
-        )
-        return collate(src, tgt, self.indices[chosen], pad_id=pad_id, bos_id=int(self.tgt_in[0, 0]))
+        """Some of its rows, as wide as the whole."""
+        tensors = [tensor[chosen] for tensor in self.tensors()]
+        num_tokens = int((tensors[2] != pad_id).sum())
+        if self.pair_rows is None:
+            return self._with(tensors, num_tokens, self.indices[chosen], None)
+        rows = np.arange(len(self.src))[chosen]
+        kept = np.isin(self.pair_rows, rows)
+        return self._with(tensors, num_tokens, self.indices[kept], np.searchsorted(rows, self.pair_rows[kept]))
 
 
 def pair_names(batches: Sequence[Batch], numbers: IntArray, most: int = 10) -> str:
@@ -172,19 +162,29 @@ def collate(
     return Batch(pad(src, pad_id), tgt_in, tgt_out, sum(len(row) for row in tgt), indices)
 
 
-def pack(src: Flat, tgt: Flat, indices: IntArray, *, pad_id: int, bos_id: int, shape: RowShape) -> Batch:
-    """Lay both sides end to end, and shift each target by one."""
-    counts = shape.num_pairs, shape.num_padding
-    src_starts, src_positions = lay_out(src[1], shape.src_len, *counts)
-    tgt_starts, tgt_positions = lay_out(tgt[1], shape.tgt_len, *counts)
-    src_ids, tgt_out = (
-        np.pad(ids.astype(np.int32), (0, length - len(ids)), constant_values=pad_id)
-        for (ids, _), length in ((src, shape.src_len), (tgt, shape.tgt_len))
-    )
-    tgt_in = np.where(tgt_positions == 0, np.int32(bos_id), np.roll(tgt_out, 1))  # [T]
-    rows = [torch.from_numpy(row)[None] for row in (src_ids, tgt_in, tgt_out)]
-    places = [torch.from_numpy(part) for part in (src_starts, tgt_starts, src_positions, tgt_positions)]
-    return Batch(rows[0], rows[1], rows[2], int(tgt[1].sum()), indices, Packing.of(places, shape.longest))
+def pack(
+    src: Flat, tgt: Flat, indices: IntArray, rows: IntArray, *, pad_id: int, bos_id: int, shape: RowShape
+) -> Batch:
+    """Put several pairs into each row, and shift each target by one.
+
+    Args:
+        src, tgt: the pairs' sides, row by row.
+        rows: [n], the row of each pair, ascending.
+    """
+    sides = []
+    for (ids, lens), length in ((src, shape.src_len), (tgt, shape.tgt_len)):
+        places, positions = lay_out(lens, rows, length)
+        shifted = np.where(positions == 0, bos_id, np.roll(ids, 1))
+        documents = np.repeat(np.arange(1, len(lens) + 1), lens)
+        laid = []
+        for values, empty in ((ids, pad_id), (shifted, pad_id), (documents, 0), (positions, 0)):
+            row = np.full(shape.rows * length, empty, dtype=np.int32)
+            row[places] = values
+            laid.append(torch.from_numpy(row).view(shape.rows, length))
+        sides.append(laid)
+    (src_ids, _, *src_places), (tgt_out, tgt_in, *tgt_places) = sides
+    packing = Packing(src_places[0], tgt_places[0], src_places[1], tgt_places[1])
+    return Batch(src_ids, tgt_in, tgt_out, int(tgt[1].sum()), indices, packing, rows)
 
 
 def plan_epoch(
@@ -243,7 +243,7 @@ class Batches:
         texts: function from pair numbers to (source texts, target texts); only called with subword sampling.
         sampling: subword regularisation's strength (TokenizerConfig.sampling).
         batch_tokens: see `plan_epoch`.
-        packed: pairs are laid end to end in rows of `batch_tokens` target tokens (mtattn.packing), instead of padded.
+        packed: several pairs share a row (mtattn.packing), instead of one that is padded.
         chosen: function from an epoch to the numbers of the pairs in it; None: all of them in every epoch.
     """
 
@@ -271,17 +271,18 @@ class Batches:
 
     def plan(self, epoch: int) -> list[IntArray]:
         """The batches of one epoch, as pair numbers."""
-        return self._plans(epoch)
+        return self._plans(epoch)[0]
 
-    def _plan(self, epoch: int) -> list[IntArray]:
+    def _plan(self, epoch: int) -> tuple[list[IntArray], list[IntArray]]:
+        # The batches of one epoch, as pair numbers, and where batches are packed, the row of each pair.
         numbers = np.arange(len(self._tgt)) if self._chosen is None else self._chosen(epoch)
         lens = self._src.lens[numbers], self._tgt.lens[numbers]
         if self._shape is not None:
             order = np.random.default_rng([self._seed, epoch]).permutation(len(numbers))
-            in_order = [(self._growth * side[order]).tolist() for side in lens]
-            return [numbers[batch] for batch in cut(order.tolist(), in_order[0], in_order[1], self._shape)]
+            src_lens, tgt_lens = (np.ceil(self._growth * side[order]).astype(int) for side in lens)
+            return plan_rows(numbers[order], src_lens, tgt_lens, self._shape)
         plan = plan_epoch(*lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
-        return [numbers[batch] for batch in plan]
+        return [numbers[batch] for batch in plan], []
 
     def at(self, position: Position) -> Batch:
         """The batch at a position; the same whenever it is asked for."""
@@ -289,17 +290,18 @@ class Batches:
         ids = {"pad_id": self._tokenizer.pad_id, "bos_id": self._tokenizer.bos_id}
         if shape is not None and not self._sampling:
             src, tgt = ((table.flat(chosen), table.lens[chosen]) for table in (self._src, self._tgt))
-            return pack(src, tgt, chosen, shape=shape, **ids)
+            return pack(src, tgt, chosen, self._plans(position.epoch)[1][position.batch], shape=shape, **ids)
         plain = [[table.row(i) for i in chosen] for table in (self._src, self._tgt)]
-        if self._sampling:
-            seed = int(np.random.SeedSequence([self._seed, position.epoch, position.batch]).generate_state(1)[0])
-            sampled = self._sample(chosen, seed)
-            if shape is None:
-                return collate(sampled[0], sampled[1], chosen, **ids)
-            fitting = map(fitted, sampled, plain, shape.room, (shape.longest, shape.longest))
-            src, tgt = ((np.concatenate(side), np.array([*map(len, side)])) for side in fitting)
-            return pack(src, tgt, chosen, shape=shape, **ids)
-        return collate(plain[0], plain[1], chosen, **ids)
+        if not self._sampling:
+            return collate(plain[0], plain[1], chosen, **ids)
+        seed = int(np.random.SeedSequence([self._seed, position.epoch, position.batch]).generate_state(1)[0])
+        sampled = self._sample(chosen, seed)
+        if shape is None:
+            return collate(sampled[0], sampled[1], chosen, **ids)
+        rows, room = self._plans(position.epoch)[1][position.batch], (shape.src_len - 1, shape.tgt_len - 1)
+        fitting = [fitted(sampled[i], plain[i], rows, room[i]) for i in (0, 1)]
+        src, tgt = ((np.concatenate(texts), np.array([*map(len, texts)])) for texts in fitting)
+        return pack(src, tgt, chosen, rows, shape=shape, **ids)
 
     def _sample(self, chosen: IntArray, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         return self._tokenizer.sample(*self._texts(chosen), alpha=self._sampling, seed=seed)

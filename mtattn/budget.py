@@ -16,24 +16,15 @@ from mtattn.splitting import Splitter
 
 STEPS_AN_EPOCH = 250  # what the toy config was tuned to: a small corpus learns most from many small steps
 LEAST, MOST, MOST_ON_GPU = 512, 4096, 32768  # a CPU is no faster beyond 4096; a GPU is still filled at 32768
-UNPACKED = ("alibi", "t5", "learned")  # position kinds that recorded, packed attention cannot have
 
 
-def choose_packing(config: Config, device: torch.device, num_ranks: int) -> tuple[bool, str]:
-    """(whether pairs are packed, the reason in words), for packing = "auto".
-
-    Packing pays where torch has a kernel that keeps the sentences of a row apart: on a GPU, in half precision, for
-    scores that are products without anything added. Ranks take pairs of each batch, for which it is padded.
-    """
+def choose_packing(config: Config, device: torch.device) -> tuple[bool, str]:
+    """(whether pairs are packed, the reason in words), for packing = "auto"."""
     model = config.model
     reasons = {
         "on a CPU padded batches are as fast": device.type != "cuda",
-        "several processes share out padded batches": num_ranks > 1,
-        "precision is float32": config.train.precision != "bfloat16",
-        "attention_dropout is not 0": model.attention_dropout > 0,
-        f"positions of kind {model.position.kind} are added to scores or looked up": model.position.kind in UNPACKED,
-        f"score {model.score} is no product": model.score == "additive",
-        f"attention is {model.attention}": model.attention not in ("auto", "varlen"),
+        "learned positions are looked up with a check": model.position.kind == "learned",
+        f"attention {model.attention} cannot be recorded": model.attention not in ("auto", "sdpa", "reference"),
     }
     against = next((reason for reason, holds in reasons.items() if holds), "")
     return not against, against or "all batches have one shape, and a step is recorded once and replayed"

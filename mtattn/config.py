@@ -42,8 +42,9 @@ class TrainConfig:
     ema: the weights to translate with are an average over about this share of the steps so far; 0: the last ones.
     seed: of everything random.
     precision: "auto" measures whether this machine multiplies bfloat16 faster than float32, and takes what is faster.
-    packing: pairs are laid end to end instead of padded, so that all batches have one shape (mtattn.packing), and
-        batch_tokens counts target tokens. "auto": where a GPU can record a step of that shape once and replay it.
+    packing: several pairs share a row instead of being padded, so that all batches have one shape (mtattn.packing);
+        batch_tokens is then the number of a batch's target positions. "auto": where a GPU can record a step of that
+        shape once and replay it.
     threads: CPU threads; 0: as torch chooses.
     hold_out: pairs held out for validation when no dev corpus is given.
     """

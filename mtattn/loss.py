@@ -178,13 +178,15 @@ class _LinearRDrop(torch.autograd.Function):
         total = grad_weight.new_zeros(())
         for start in range(0, num_tokens, chunk):
             rows = slice(start, start + chunk)
-            real = (targets[rows] != pad_id).unsqueeze(-1)  # [c, 1]
+            real = (targets[rows] != pad_id).to(grad_weight.dtype).unsqueeze(-1)  # [c, 1]
             log_probs = [_log_probs(h[rows], weight) for h in passes]  # 2 x [c, V]
-            pulls = _consistency(log_probs, real, rdrop)
-            for p, (log_prob, (pull, grad_pull)) in enumerate(zip(log_probs, pulls, strict=True)):
-                loss, grad_logits = _nll_and_grad(log_prob, targets[rows], real, smoothing)
-                total += loss + pull
-                grad_logits = grad_logits.add_(grad_pull).to(weight.dtype)  # [c, V]
+            nll = [_nll(log_prob, targets[rows], smoothing) for log_prob in log_probs]  # 2 x [c, 1]
+            pulls, grads = _consistency(log_probs[0], log_probs[1], rdrop / 2)  # 2 x [c, 1], 2 x [c, V]
+            total += ((nll[0] + nll[1] + pulls[0] + pulls[1]) * real).sum()
+            for p, grad_logits in enumerate(grads):
+                grad_logits -= smoothing / len(weight)
+                grad_logits.scatter_add_(-1, targets[rows].unsqueeze(-1), (smoothing - 1) * torch.ones_like(real))
+                grad_logits = grad_logits.mul_(real).to(weight.dtype)  # [c, V]
                 grad_hidden[p, rows] = grad_logits @ weight  # [c, D]
                 _add_product(grad_weight, grad_logits.T, passes[p, rows])  # [V, D]
         ctx.save_for_backward(grad_hidden.view_as(hidden), grad_weight.to(weight.dtype))
@@ -207,33 +209,26 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 def _log_probs(hidden: Tensor, weight: Tensor) -> Tensor:
     logits = hidden @ weight.T  # [c, V]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def _nll_and_grad(log_probs: Tensor, targets: Tensor, real: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """(loss sum, d loss / d logits [c, V]) of label-smoothed cross entropy."""
-    index = targets.unsqueeze(-1)  # [c, 1]
-    per_token = -(1 - smoothing) * log_probs.gather(-1, index)
-    if smoothing:
-        per_token -= smoothing * log_probs.mean(-1, keepdim=True)
-    grad = log_probs.exp().sub_(smoothing / log_probs.shape[-1])
-    grad.scatter_add_(-1, index, grad.new_full(index.shape, smoothing - 1))
-    return (per_token * real).sum(), grad.mul_(real)
+def _nll(log_probs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Label-smoothed cross entropy of each row, [c, 1]."""
+    nll = -(1 - smoothing) * log_probs.gather(-1, targets.unsqueeze(-1))
+    return nll - smoothing * log_probs.mean(-1, keepdim=True) if smoothing else nll
 
 
-def _consistency(log_probs: list[Tensor], real: Tensor, rdrop: float) -> list[tuple[Tensor, Tensor]]:
-    """R-Drop's term for each pass: (its share of the loss, its gradient on that pass's logits).
+def _consistency(first: Tensor, second: Tensor, weight: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """R-Drop's term of each pass, weight KL, [c, 1]; and softmax plus that term's gradient on each pass's logits.
 
     With l = log p: KL(p|q) = sum p (l_p - l_q); d KL(p|q)/d logits_p = p (l_p - l_q - KL(p|q)) and
-    d KL(q|p)/d logits_p = p - q.
+    d KL(q|p)/d logits_p = p - q. So with w the weight, what is returned is p (1 + w + w (l_p - l_q) - w KL(p|q)) - w q,
+    and the same with p and q exchanged. `first` and `second`, log-probabilities [c, V], are overwritten: at this size
+    every pass over memory counts.
     """
-    first, second = log_probs
-    gap = first - second  # [c, V]
-    p, q = first.exp(), second.exp()
-    kl_pq = (p * gap).sum(-1, keepdim=True)  # [c, 1]
-    kl_qp = -(q * gap).sum(-1, keepdim=True)  # [c, 1]
-    weight = rdrop / 2 * real
-    difference = p - q
-    grad_first = p * (gap - kl_pq) + difference
-    grad_second = q * (-gap - kl_qp) - difference
-    return [((kl_pq * weight).sum(), grad_first * weight), ((kl_qp * weight).sum(), grad_second * weight)]
+    gap = (first - second).mul_(weight)  # [c, V]
+    p, q = first.exp_(), second.exp_()
+    kl_pq, kl_qp = (p * gap).sum(-1, keepdim=True), -(q * gap).sum(-1, keepdim=True)  # [c, 1], times w
+    grad_first = (gap + (1 + weight - kl_pq)).mul_(p).sub_(q, alpha=weight)
+    grad_second = (1 + weight - kl_qp).sub(gap).mul_(q).sub_(p, alpha=weight)
+    return (kl_pq, kl_qp), (grad_first, grad_second)

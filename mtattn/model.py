@@ -206,7 +206,7 @@ class EncoderLayer(nn.Module):
         self.ffn_residual = Residual(config)
 
     def forward(self, x: Tensor, mask: Mask | None, positions: Tensor | None = None) -> Tensor:
-        """x [B, S, D], mask over keys S, positions [S] of the tokens (None: 0 .. S-1) -> [B, S, D]."""
+        """x [B, S, D], mask over keys S, positions [B, S] of the tokens (None: 0 .. S-1) -> [B, S, D]."""
         x = self.self_attn_residual(x, lambda h: self.self_attn(h, mask=mask, positions=positions))
         return self.ffn_residual(x, self.ffn)  # type: ignore[no-any-return]
 
@@ -309,7 +309,7 @@ class Transformer(nn.Module):
         return None if not src.is_cuda and bool(real.all()) else key_padding(real)
 
     def encode(self, src: Tensor, mask: Mask | None, positions: Tensor | None = None) -> Tensor:
-        """Source ids [B, S], their `source_mask`, and positions [S] (None: 0 .. S-1) -> memory [B, S, D]."""
+        """Source ids [B, S], their `source_mask`, and positions [B, S] (None: 0 .. S-1) -> memory [B, S, D]."""
         x = self._embed(self.src_embed, self.src_position, src, positions)  # [B, S, D]
         for layer in self.encoder:
             x = layer(x, mask, positions)

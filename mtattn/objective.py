@@ -23,5 +23,6 @@ def batch_loss(model: Transformer, batch: Batch, config: LossConfig) -> Tensor:
         return linear_cross_entropy(hidden, table, targets, pad_id=pad_id, label_smoothing=smoothing)[0]
     # Both passes in one batch, the second half under dropout of its own.
     twice = batch.src.repeat(2, 1), batch.tgt_in.repeat(2, 1)
-    hidden = model.hidden(*twice, batch.packing).flatten(0, 1)  # [2*B*T, D]
+    packing = None if batch.packing is None else batch.packing.twice()
+    hidden = model.hidden(*twice, packing).flatten(0, 1)  # [2*B*T, D]
     return linear_rdrop(hidden, table, targets, pad_id=pad_id, label_smoothing=smoothing, rdrop=config.rdrop)[0]

@@ -1,11 +1,11 @@
-"""Pairs of sentences laid end to end in one row a side, instead of padded to a common length.
+"""Several pairs of sentences in each row of a batch, instead of one that is padded to the longest.
 
 Every packed batch has the same shape, whatever its sentences: what a GPU needs to replay a step that it recorded once
-(`mtattn.graph`), and there is next to no padding. A mask keeps the sentences apart, and each counts its own positions.
-What is left of a row is filled with pairs of padding, none longer than a real one, so that every token belongs to a
-pair on both sides.
+(`mtattn.graph`), and there is little padding. The two sides of a pair stand in the same row; a mask keeps the pairs of
+a row apart, and each sentence counts its own positions. A row ends in padding, at least one token on either side, which
+sees padding and nothing else: so that no token sees nothing.
 
-Legend: S, T lengths of the source and the target row, P pairs in a row, those of padding included.
+Legend: B rows, S, T lengths of a row on the source and the target side, n pairs.
 """
 
 from collections.abc import Sequence
@@ -15,122 +15,150 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mtattn.attention import Mask, causal, spans
+from mtattn.attention import Mask, causal, packed
 
-TILE = 128  # queries that the attention kernel takes at a time: up to so many, a longer span costs nothing
-MULTIPLE = 64  # of which row lengths are one: products of such sizes run at full speed
+SHORTEST_ROW = 128  # tokens: shorter ones leave more padding, longer ones more scores that are masked
+MULTIPLE = 16  # of which row lengths are one, as kernels like it
 
-Row = Sequence[int] | np.ndarray[Any, Any]
-Int32Array = np.ndarray[Any, np.dtype[np.int32]]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Ids = Sequence[int] | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the pairs of a packed batch stand, for the model to see them apart."""
+    """Which pair each token of a packed batch belongs to, 0 for padding, and its position in its own sentence."""
 
-    src_starts: Tensor  # int32 [P + 1], where each source begins, and where the last one ends
-    tgt_starts: Tensor  # int32 [P + 1]
-    src_positions: Tensor  # int32 [S], each token's position in its own sentence, from 0
-    tgt_positions: Tensor  # int32 [T]
-    longest: int  # no sentence has more tokens
+    src_documents: Tensor  # int32 [B, S]
+    tgt_documents: Tensor  # int32 [B, T]
+    src_positions: Tensor  # int32 [B, S]
+    tgt_positions: Tensor  # int32 [B, T]
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], longest: int) -> "Packing":
+    def of(cls, tensors: Sequence[Tensor]) -> "Packing":
         """The one that has these `tensors`."""
-        return cls(tensors[0], tensors[1], tensors[2], tensors[3], longest)
+        return cls(tensors[0], tensors[1], tensors[2], tensors[3])
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of it, in the order of its fields."""
-        return [self.src_starts, self.tgt_starts, self.src_positions, self.tgt_positions]
+        """All of it, in the order of its fields."""
+        return [self.src_documents, self.tgt_documents, self.src_positions, self.tgt_positions]
+
+    def twice(self) -> "Packing":
+        """Of a batch that is repeated: [2 B, ...]."""
+        return Packing.of([tensor.repeat(2, 1) for tensor in self.tensors()])
 
     def encoder_mask(self) -> Mask:
         """Which source tokens see which."""
-        return spans(self.src_starts, longest=self.longest)
+        return packed(self.src_documents).complete()
 
     def decoder_mask(self) -> Mask:
         """Which target tokens see which."""
-        return causal() & spans(self.tgt_starts, longest=self.longest)
+        return (causal() & packed(self.tgt_documents)).complete()
 
     def cross_mask(self) -> Mask:
         """Which source tokens each target token sees."""
-        return spans(self.tgt_starts, self.src_starts, longest=self.longest)
+        return packed(self.tgt_documents, self.src_documents).complete()
 
 
 @dataclass(frozen=True)
 class RowShape:
-    """The one shape that all packed batches of a run have.
+    """The one shape that all packed batches of a run have: B, S and T."""
 
-    src_len, tgt_len: S and T. num_pairs: P. num_padding: how many of the P are padding. longest: as Packing's.
-    """
-
+    rows: int
     src_len: int
     tgt_len: int
-    num_pairs: int
-    num_padding: int
-    longest: int
 
     @classmethod
-    def for_lengths(cls, src_lens: Row, tgt_lens: Row, batch_tokens: int) -> "RowShape":
-        """Rows of `batch_tokens` target tokens and as many source tokens as go with them.
+    def for_lengths(cls, src_lens: IntArray, tgt_lens: IntArray, batch_tokens: int) -> "RowShape":
+        """About `batch_tokens` target positions, and as many for sources as the corpus has of them.
 
         Args:
             src_lens, tgt_lens: pieces of each pair of the corpus.
         """
-        src, tgt = np.asarray(src_lens), np.asarray(tgt_lens)
-        longest = -(-max(int(src.max()), int(tgt.max())) // TILE) * TILE
-        # One part in fifty more than the mean on the source side: then it is nearly always the target that is full.
-        tokens = [max(longest, int(n)) for n in (1.02 * batch_tokens * src.mean() / tgt.mean(), batch_tokens)]
-        num_padding = -(-(max(tokens) + MULTIPLE) // (longest - 1))
-        src_len, tgt_len = (-(-(n + num_padding) // MULTIPLE) * MULTIPLE for n in tokens)
-        return cls(src_len, tgt_len, int(1.2 * tgt_len / tgt.mean()) + 1 + num_padding, num_padding, longest)
-
-    @property
-    def room(self) -> tuple[int, int, int]:
-        """(source tokens, target tokens, pairs) of real sentences in a batch, at most."""
-        return self.src_len - self.num_padding, self.tgt_len - self.num_padding, self.num_pairs - self.num_padding
+        ratio = src_lens.mean() / tgt_lens.mean()
+        tgt_len = _rounded_up(max(SHORTEST_ROW, tgt_lens.max() + 1, (src_lens.max() + 1) / ratio))
+        src_len = _rounded_up(max(src_lens.max() + 1, tgt_len * ratio))
+        return cls(max(1, round(batch_tokens / tgt_len)), src_len, tgt_len)
 
 
-def lay_out(lens: Row, length: int, num_pairs: int, num_padding: int) -> tuple[Int32Array, Int32Array]:
-    """Where sentences of these lengths stand in a row, and padding after them: (starts [P + 1], positions [length]).
+def _rounded_up(length: float) -> int:
+    return -int(-length // MULTIPLE) * MULTIPLE
 
-    Sentences of no token stand between the real ones and the padding, so that there are `num_pairs` in every row.
+
+def plan_rows(
+    order: IntArray, src_lens: IntArray, tgt_lens: IntArray, shape: RowShape
+) -> tuple[list[IntArray], list[IntArray]]:
+    """Cut pairs into packed batches: every pair once, and nearly in this order.
+
+    Args:
+        order: [n], the numbers of the pairs.
+        src_lens, tgt_lens: [n], pieces of each; none longer than a row has room for.
+
+    Returns:
+        For each batch the numbers of its pairs, row by row, and the row of each.
     """
-    left = length - int(np.sum(lens))
-    padding = np.full(num_padding, left // num_padding)
-    padding[: left % num_padding] += 1
-    sizes = np.zeros(num_pairs, dtype=np.int64)
-    sizes[: len(lens)] = lens
-    sizes[num_pairs - num_padding :] = padding
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    positions = np.arange(length) - np.repeat(starts[:-1], sizes)
-    return starts.astype(np.int32), positions.astype(np.int32)
+    numbers, rows = [], []
+    lens = np.stack([src_lens, tgt_lens])  # [2, n]
+    ends = np.concatenate([np.zeros((2, 1), dtype=np.int64), lens.cumsum(1)], 1)  # [2, n + 1]
+    room = shape.rows * np.array([[shape.src_len - 1], [shape.tgt_len - 1]])
+    waiting, start = np.empty(0, dtype=np.int64), 0  # those that found no row in the batch before
+    while start < len(order) or len(waiting):
+        # As many more as there is room for in all; those for which no row has room wait for the next batch.
+        most = ends[:, [start]] + room - lens[:, waiting].sum(1, keepdims=True)  # [2, 1]
+        stops = [int(np.searchsorted(end, at, "right")) - 1 for end, at in zip(ends, most[:, 0], strict=True)]
+        stop = max(start, min(stops))
+        places = np.concatenate([waiting, np.arange(start, stop)])
+        found = assign(src_lens[places], tgt_lens[places], shape)
+        by_row = np.argsort(found, kind="stable")
+        by_row = by_row[found[by_row] >= 0]
+        numbers.append(order[places[by_row]])
+        rows.append(found[by_row])
+        waiting, start = places[found < 0], stop
+    return numbers, rows
 
 
-def cut(order: Sequence[int], src_lens: Sequence[float], tgt_lens: Sequence[float], shape: RowShape) -> list[list[int]]:
-    """Consecutive runs of `order` that each fit into a row; lengths are those of the pairs in this order."""
-    batches: list[list[int]] = []
-    room: tuple[float, float, float] = (0, 0, 0)
-    for number, src_len, tgt_len in zip(order, src_lens, tgt_lens, strict=True):
-        room = room[0] - src_len, room[1] - tgt_len, room[2] - 1
-        if min(room) < 0:
-            batches.append([])
-            room = shape.room[0] - src_len, shape.room[1] - tgt_len, shape.room[2] - 1
-        batches[-1].append(number)
-    return batches
+def assign(src_lens: IntArray, tgt_lens: IntArray, shape: RowShape) -> IntArray:
+    """The row of each pair, -1 where none has room: the longest first, each in the first row that has room for it.
+
+    First fit decreasing (Johnson 1973) fills rows to within a few tokens.
+    """
+    rows = np.full(len(src_lens), -1)
+    src_room, tgt_room = (np.full(shape.rows, length - 1) for length in (shape.src_len, shape.tgt_len))
+    for i in np.argsort(-(src_lens + tgt_lens), kind="stable"):
+        fits = (src_room >= src_lens[i]) & (tgt_room >= tgt_lens[i])
+        row = fits.argmax()
+        if fits[row]:
+            rows[i] = row
+            src_room[row] -= src_lens[i]
+            tgt_room[row] -= tgt_lens[i]
+    return rows
 
 
-def fitted(sampled: Sequence[Row], plain: Sequence[Row], room: int, longest: int) -> list[Row]:
-    """Each row as it was sampled, as long as there is room for what it is longer than the plain one; else that.
+def lay_out(lens: IntArray, rows: IntArray, row_len: int) -> tuple[IntArray, IntArray]:
+    """Where the tokens of sentences go that follow each other in their rows, which are ascending.
+
+    Returns:
+        The place of each token in the batch, counted row by row, and its position in its sentence.
+    """
+    ends = np.cumsum(lens)
+    starts = ends - lens
+    first = np.searchsorted(rows, rows)  # of each sentence's row, the first sentence
+    positions = np.arange(ends[-1]) - np.repeat(starts, lens)
+    return np.repeat(rows * row_len + starts - starts[first], lens) + positions, positions
+
+
+def fitted(sampled: Sequence[Ids], plain: Sequence[Ids], rows: IntArray, room: int) -> list[Ids]:
+    """Each text as it was sampled, as long as its row has room for what it is longer than the plain one; else that.
 
     Args:
         sampled, plain: the same texts, cut into pieces by chance and as usual; the plain ones fit.
-        room: tokens for all. longest: tokens for one.
+        rows: [n], the row of each.
+        room: tokens in a row.
     """
-    spare = room - sum(map(len, plain))
-    rows = []
-    for drawn, usual in zip(sampled, plain, strict=True):
+    spare = room - np.bincount(rows, [*map(len, plain)], rows.max() + 1)
+    fitting = []
+    for drawn, usual, row in zip(sampled, plain, rows, strict=True):
         more = len(drawn) - len(usual)
-        fits = more <= spare and len(drawn) <= longest
-        spare -= more if fits else 0
-        rows.append(drawn if fits else usual)
-    return rows
+        fits = more <= spare[row]
+        spare[row] -= more if fits else 0
+        fitting.append(drawn if fits else usual)
+    return fitting

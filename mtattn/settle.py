@@ -18,7 +18,7 @@ from mtattn.tokenizer import Tokenizer
 
 
 def settle(
-    config: Config, run: RunDirectory, report: Reporter, device: torch.device, num_ranks: int = 1, *, fresh: bool
+    config: Config, run: RunDirectory, report: Reporter, device: torch.device, *, fresh: bool
 ) -> tuple[Config, Prepared]:
     """The config that counts, that of a run to resume or else the one asked for, with nothing left on "auto"; the data.
 
@@ -39,7 +39,7 @@ def settle(
         report.note(f"precision: {precision} ({why})")
         config = replace(config, train=replace(config.train, precision=precision))
     if config.train.packing == "auto":
-        packing, why = choose_packing(config, device, num_ranks)
+        packing, why = choose_packing(config, device)
         if device.type == "cuda":
             report.note(f"packing: {'on' if packing else 'off'} ({why})")
         config = replace(config, train=replace(config.train, packing=packing))
@@ -59,7 +59,7 @@ def settle_on_ranks(
     settled: list[tuple[Config, Prepared]] = []
 
     def on_main() -> tuple[str, list[str]]:
-        settled.append(settle(config, run, report, device, ranks.size, fresh=fresh))
+        settled.append(settle(config, run, report, device, fresh=fresh))
         own, data = settled[0]
         return own.to_toml(), [file.decode("latin-1") for file in data.tokenizer.to_files().values()]
 

@@ -122,14 +122,14 @@ class Splitter:
         parts = 1
         while _size(_shape(batch)) / parts >= smallest:
             parts *= 2
-        return min(parts, batch.num_pairs)
+        return min(parts, len(batch.src))
 
     def _split_further(self, batch: Batch, failed: Batch) -> None:
-        pairs, shape = batch.num_pairs, _shape(batch)
+        pairs, shape = len(batch.src), _shape(batch)
         parts = self._num_parts(batch)
         if parts == pairs:
             raise ConfigError(
-                f"out of memory on a single pair: {self._named(failed)}, {failed.src.shape[1]} source and "
+                f"out of memory on a single row: {self._named(failed)}, {failed.src.shape[1]} source and "
                 f"{failed.tgt_out.shape[1]} target pieces; lower filter.max_len, make [model] smaller, or train on a "
                 "device with more memory"
             ) from None

@@ -11,7 +11,7 @@ from mtattn.gradient import Gradient
 from mtattn.loss import LossConfig
 from mtattn.model import PositionConfig
 from mtattn.objective import batch_loss
-from mtattn.packing import RowShape, cut, fitted, lay_out
+from mtattn.packing import RowShape, assign, fitted, lay_out, plan_rows
 
 PAD, BOS = 0, 1
 lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=40)
@@ -23,35 +23,40 @@ def random_pairs(sizes, seed=0):
 
 
 def packed_batch(src, tgt, shape: RowShape) -> Batch:
-    flat = [(np.concatenate(side), np.array([*map(len, side)])) for side in (src, tgt)]
-    return pack(*flat, np.arange(len(src)), pad_id=PAD, bos_id=BOS, shape=shape)
+    lens = [np.array([*map(len, side)]) for side in (src, tgt)]
+    rows = assign(*lens, shape)
+    assert (rows >= 0).all()
+    order = np.argsort(rows, kind="stable")
+    sides = [
+        (np.concatenate([side[i] for i in order]), size[order]) for side, size in zip((src, tgt), lens, strict=True)
+    ]
+    return pack(*sides, order, rows[order], pad_id=PAD, bos_id=BOS, shape=shape)
 
 
-@given(lengths, st.integers(1, 200), st.randoms(use_true_random=False))
-def test_every_pair_is_in_one_batch_and_fits(sizes, batch_tokens, random):
+@given(lengths, st.integers(1, 600), st.integers(0, 99))
+def test_every_pair_is_in_one_batch_and_its_row_has_room_for_it(sizes, batch_tokens, seed):
     src_lens, tgt_lens = map(np.array, zip(*sizes, strict=True))
     shape = RowShape.for_lengths(src_lens, tgt_lens, batch_tokens)
-    order = list(range(len(sizes)))
-    random.shuffle(order)
-    batches = cut(order, src_lens[order], tgt_lens[order], shape)
-    assert [number for batch in batches for number in batch] == order
-    for batch in batches:
-        for lens, length in ((src_lens[batch], shape.src_len), (tgt_lens[batch], shape.tgt_len)):
-            starts, positions = lay_out(lens, length, shape.num_pairs, shape.num_padding)
-            sizes_laid = np.diff(starts)
-            assert len(starts) == shape.num_pairs + 1 and starts[-1] == len(positions) == length
-            assert sizes_laid[: len(lens)].tolist() == lens.tolist() and sizes_laid.max() <= shape.longest
-            assert (sizes_laid[-shape.num_padding :] > 0).all()  # padding sees padding, on both sides
-            assert positions.tolist() == [i for size in sizes_laid for i in range(size)]
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    numbers, rows = plan_rows(order, src_lens[order], tgt_lens[order], shape)
+    assert sorted(np.concatenate(numbers).tolist()) == sorted(order.tolist())
+    for batch, own in zip(numbers, rows, strict=True):
+        assert len(batch) and (np.diff(own) >= 0).all() and own[-1] < shape.rows
+        for lens, length in ((src_lens, shape.src_len), (tgt_lens, shape.tgt_len)):
+            assert np.bincount(own, lens[batch]).max() < length  # a token of padding is left
+            places, positions = lay_out(lens[batch], own, length)
+            assert (np.diff(places[np.diff(positions, append=0) > 0]) >= 1).all() and len(set(places)) == len(places)
+            assert (places // length == np.repeat(own, lens[batch])).all()
 
 
 def test_rows_are_nearly_full():
     draw = np.random.default_rng(0)
     tgt_lens = draw.integers(5, 30, 5000)
-    src_lens = np.maximum(1, tgt_lens + draw.integers(-4, 3, 5000))
+    src_lens = np.maximum(1, tgt_lens + draw.integers(-4, 5, 5000))
     shape = RowShape.for_lengths(src_lens, tgt_lens, 4096)
-    batches = cut(range(5000), src_lens, tgt_lens, shape)
-    assert sum(tgt_lens[batch].sum() for batch in batches[:-1]) > 0.97 * shape.tgt_len * (len(batches) - 1)
+    numbers, _ = plan_rows(np.arange(5000), src_lens, tgt_lens, shape)
+    filled = [tgt_lens[batch].sum() / (shape.rows * shape.tgt_len) for batch in numbers[:-1]]
+    assert shape == RowShape(32, 128, 128) and min(filled) > 0.93
 
 
 @pytest.mark.parametrize("rdrop", [0.0, 4.0])
@@ -62,8 +67,8 @@ def test_packed_losses_and_gradients_are_those_of_padded_batches(position, rdrop
         torch.nn.init.normal_(writer, std=0.1)  # they start at zero, where attention would not matter
     src, tgt = random_pairs([(3, 9), (7, 2), (1, 1), (12, 11), (5, 6)])
     padded = collate(src, tgt, np.arange(5), pad_id=PAD, bos_id=BOS)
-    packed = packed_batch(src, tgt, RowShape.for_lengths([28], [29], 40))
-    assert packed.num_tokens == padded.num_tokens == 29 and packed.num_pairs == 5
+    packed = packed_batch(src, tgt, RowShape(2, 20, 20))
+    assert packed.num_tokens == padded.num_tokens == 29 and packed.src.shape == (2, 20)
     gradient = Gradient(lambda batch: batch_loss(model, batch, LossConfig(rdrop=rdrop)), torch.device("cpu"))
     found = []
     for batch in (padded, packed, packed):  # the second packed one is copied to where the first lay
@@ -76,23 +81,24 @@ def test_packed_losses_and_gradients_are_those_of_padded_batches(position, rdrop
 
 def test_a_pair_does_not_feel_its_neighbours(make_model):
     model = make_model(dropout=0.0, inner_dropout=0.0).eval()
-    src, tgt = random_pairs([(3, 4), (7, 5), (2, 6)])
-    shape = RowShape.for_lengths([12], [15], 20)
+    src, tgt = random_pairs([(5, 6), (4, 5), (2, 4)])
+    shape = RowShape(1, 16, 16)
     first = packed_batch(src, tgt, shape)
     other = packed_batch([src[0], src[1] + 1, src[2]], [tgt[0], tgt[1] + 1, tgt[2]], shape)
     hidden = [model.hidden(batch.src, batch.tgt_in, batch.packing)[0] for batch in (first, other)]
-    torch.testing.assert_close(hidden[0][:4], hidden[1][:4])
-    torch.testing.assert_close(hidden[0][9:15], hidden[1][9:15])
-    assert not torch.allclose(hidden[0][4:9], hidden[1][4:9])
+    torch.testing.assert_close(hidden[0][:6], hidden[1][:6])
+    torch.testing.assert_close(hidden[0][11:15], hidden[1][11:15])
+    assert not torch.allclose(hidden[0][6:11], hidden[1][6:11])
 
 
-def test_rows_of_a_packed_batch_are_padded_pairs():
-    src, tgt = random_pairs([(3, 4), (7, 5), (2, 6)])
-    part = packed_batch(src, tgt, RowShape.for_lengths([12], [15], 20)).rows(slice(0, None, 2), PAD)
-    expected = collate([src[0], src[2]], [tgt[0], tgt[2]], np.array([0, 2]), pad_id=PAD, bos_id=BOS)
-    for found, wanted in zip(part.tensors(), expected.tensors(), strict=True):
-        assert torch.equal(found, wanted)
-    assert part.packing is None and part.num_tokens == 10 and part.indices.tolist() == [0, 2]
+def test_some_rows_of_a_batch_keep_their_pairs():
+    src, tgt = random_pairs([(9, 8), (7, 5), (2, 6), (8, 8)])
+    batch = packed_batch(src, tgt, RowShape(3, 12, 12))
+    assert batch.pair_rows.tolist() == [0, 1, 2, 2] and batch.indices.tolist() == [0, 3, 1, 2]
+    part = batch.rows(slice(1, None), PAD)
+    assert part.indices.tolist() == [3, 1, 2] and part.pair_rows.tolist() == [0, 1, 1] and part.num_tokens == 19
+    for whole, some in zip(batch.tensors(), part.tensors(), strict=True):
+        assert torch.equal(whole[1:], some)
 
 
 @given(lengths, st.integers(0, 99))
@@ -105,9 +111,9 @@ def test_flat_ids_are_the_rows_one_after_the_other(sizes, seed):
     assert table.flat(numbers).tolist() == np.concatenate([rows[i] for i in numbers]).tolist()
 
 
-def test_sampled_rows_stand_in_as_long_as_there_is_room():
-    plain, sampled = [[1], [2], [3]], [[1, 1, 1], [2, 2], [3, 3, 3, 3, 3]]
-    assert fitted(sampled, plain, room=9, longest=5) == [[1, 1, 1], [2, 2], [3]]
-    assert fitted(sampled, plain, room=10, longest=5) == sampled
-    assert fitted(sampled, plain, room=10, longest=4) == [[1, 1, 1], [2, 2], [3]]
-    assert fitted(sampled, plain, room=3, longest=5) == plain
+def test_sampled_texts_stand_in_as_long_as_their_row_has_room():
+    plain, sampled, rows = [[1], [2], [3]], [[1, 1, 1], [2, 2], [3, 3, 3, 3]], np.array([0, 0, 1])
+    assert fitted(sampled, plain, rows, room=5) == sampled
+    assert fitted(sampled, plain, rows, room=4) == [[1, 1, 1], [2], [3, 3, 3, 3]]
+    assert fitted(sampled, plain, rows, room=3) == [[1], [2, 2], [3]]
+    assert fitted(sampled, plain, rows, room=2) == plain

@@ -57,6 +57,8 @@ VARIANTS = {
     "BPE-dropout": ['tokenizer.kind="bpe"', "tokenizer.sampling=0.1", "tokenizer.vocab_size=285"],
     "R-Drop": ["loss.rdrop=1.0"],
     "bfloat16": ["train.precision=bfloat16"],
+    "packed pairs": ["train.packing=true", "train.batch_tokens=128"],
+    "packed pairs, subword sampling": ["train.packing=true", "train.batch_tokens=128", "tokenizer.sampling=0.2"],
     "saves between validations": ["train.save_every=3", "train.valid_every=4"],
 }
 

@@ -6,7 +6,7 @@ import torch
 from joeynmt.batch import Batch as JoeyBatch
 from joeynmt.builders import build_gradient_clipper, build_optimizer
 from joeynmt.model import Model, build_model
-from joeynmt.search import greedy
+from joeynmt.search import search
 from joeynmt.transformer_layers import MultiHeadedAttention, PositionwiseFeedForward
 from joeynmt.vocabulary import Vocabulary
 from protocol import Batch, Contender, Job, cut_at_eos, serve, set_lr
@@ -99,12 +99,12 @@ class Joey:
         src, tgt = self.to_joey[batch.src], self.to_joey[tgt]
         return JoeyBatch(src, lens, None, tgt, None, torch.arange(len(src)), self.device, 1, 3)
 
-    def translate(self, src: Tensor, max_len: int) -> list[list[int]]:
-        """See Contender."""
+    def translate(self, src: Tensor, max_len: int, min_len: int = 1, beam: int = 1) -> list[list[int]]:
+        """See Contender; EOS is forbidden before min_len, and a beam of 1 is greedy search."""
         src = self.to_joey[src.cpu()].to(self.device)
-        mask = (src != 1).unsqueeze(1)  # [B, 1, S]
-        encoded, hidden, _, _ = self.model(return_type="encode", src=src, src_length=mask.sum(-1)[:, 0], src_mask=mask)
-        found, _, _ = greedy(mask, max_len, self.model, encoded, hidden)
+        lens = (src != 1).sum(1)
+        batch = JoeyBatch(src, lens, None, None, None, torch.arange(len(src)), self.device, 1, 3, is_train=False)
+        found, _, _ = search(self.model, batch, max_len, beam, beam_alpha=1.0, min_output_length=min_len)
         return [cut_at_eos(ids, self.job.eos_id) for ids in self.from_joey[found].tolist()]
 
 

@@ -10,12 +10,14 @@ from protocol import Batch, Contender, Job, serve
 from torch import Tensor
 
 import mtattn.batching
+from mtattn.budget import choose_packing
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import parse_config
 from mtattn.decode import DecodeConfig, search
 from mtattn.interrupts import Interrupts
 from mtattn.memory import keep_freed_memory
 from mtattn.optim import set_lr
+from mtattn.packing import RowShape, assign
 from mtattn.precision import choose_precision
 from mtattn.prepare import prepare
 from mtattn.progress import Reporter
@@ -34,6 +36,11 @@ class Ours:
             config = replace(config, optim=replace(config.optim, kind="adamw", lr=job.lr))
         if config.train.precision == "auto":
             config = replace(config, train=replace(config.train, precision=choose_precision(self.device)[0]))
+        self.packing = choose_packing(config, self.device)[0]
+        config = replace(config, train=replace(config.train, packing=self.packing))
+        # The padded batches that all contenders get hold at most so many tokens a side, and rows fill to nine tenths.
+        rows = -(-int(config.train.batch_tokens) // 115)
+        self.shape = RowShape(rows, 128, 128)
         report = Reporter()
         report.console.quiet = True
         data = prepare(config, Tokenizer.load(Path(job.tokenizer)), report)
@@ -50,11 +57,26 @@ class Ours:
         """See Contender."""
         state = self.trainer.state
         set_lr(self.trainer.optimizers, lr_multiplier)
-        nobody = np.zeros(0, dtype=np.int64)
         before = state.nats, state.num_tokens
-        self.trainer._step([mtattn.batching.Batch(b.src, b.tgt_in, b.tgt_out, b.num_tokens, nobody) for b in group])
+        self.trainer._step([self._own(batch) for batch in group])
         state.step += 1
         return (state.nats - before[0]) / max(1, state.num_tokens - before[1])
+
+    def _own(self, batch: Batch) -> mtattn.batching.Batch:
+        """The same pairs as mtattn trains on them here: padded, or laid end to end."""
+        if not self.packing:
+            nobody = np.zeros(0, dtype=np.int64)
+            return mtattn.batching.Batch(batch.src, batch.tgt_in, batch.tgt_out, batch.num_tokens, nobody)
+        ids = [[row[row != self.job.pad_id].numpy() for row in side] for side in (batch.src, batch.tgt_out)]
+        lens = [np.array([*map(len, side)]) for side in ids]
+        rows = assign(lens[0], lens[1], self.shape)
+        assert (rows >= 0).all(), "a batch does not fit into the rows"
+        order = np.argsort(rows, kind="stable")
+        src, tgt = (
+            (np.concatenate([side[i] for i in order]), size[order]) for side, size in zip(ids, lens, strict=True)
+        )
+        special = {"pad_id": self.job.pad_id, "bos_id": self.job.bos_id}
+        return mtattn.batching.pack(src, tgt, order, rows[order], shape=self.shape, **special)
 
     def translate(self, src: Tensor, max_len: int) -> list[list[int]]:
         """See Contender."""

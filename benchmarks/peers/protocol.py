@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+BATCH = 128  # sources that are translated together
+
 
 @dataclass(frozen=True)
 class Job:
@@ -114,7 +116,8 @@ def serve(build: Callable[[Job], Contender]) -> None:
     """Build the contender that the job in argv[1] describes, then answer until stdin ends.
 
     {"steps": n} trains on the next n groups (round and round): {"seconds", "tokens", "loss"}.
-    {"translate": [[ids], ...], "max_len": n} translates greedily: {"translations": [[ids], ...]}.
+    {"translate": [[ids], ...], "max_len": n} translates greedily: {"translations": [[ids], ...]}. What else such a
+    question says, the contender's `translate` is told.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not look like an answer
@@ -136,7 +139,7 @@ def serve(build: Callable[[Job], Contender]) -> None:
             answer(_train(contender, job, groups, done, request["steps"]))
             done += request["steps"]
         else:
-            answer({"translations": _translate(contender, job, request["translate"], request["max_len"])})
+            answer({"translations": _translate(contender, job, request.pop("translate"), request)})
 
 
 def _train(contender: Contender, job: Job, groups: list[list[Batch]], done: int, steps: int) -> dict[str, Any]:
@@ -160,16 +163,16 @@ def _synchronise(job: Job) -> None:
         torch.cuda.synchronize()
 
 
-def _translate(contender: Contender, job: Job, sources: list[list[int]], max_len: int) -> list[list[int]]:
+def _translate(contender: Contender, job: Job, sources: list[list[int]], options: dict[str, Any]) -> list[list[int]]:
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     found: list[list[int]] = [[]] * len(sources)
     contender.model.eval()
-    for start in range(0, len(order), 128):
-        chosen = order[start : start + 128]
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
         longest = max(len(sources[i]) for i in chosen)
         rows = [sources[i] + [job.pad_id] * (longest - len(sources[i])) for i in chosen]
         with torch.no_grad():
-            outputs = contender.translate(torch.tensor(rows, device=job.device), max_len)
+            outputs = contender.translate(torch.tensor(rows, device=job.device), **options)
         for i, ids in zip(chosen, outputs, strict=True):
             found[i] = ids
     return found

@@ -15,7 +15,6 @@ from .masks import (
     packed,
     prefix_lm,
     sliding_window,
-    spans,
 )
 from .multihead import MultiHeadAttention
 from .norm import RMSNorm
@@ -52,5 +51,4 @@ __all__ = [
     "packed",
     "prefix_lm",
     "sliding_window",
-    "spans",
 ]

@@ -20,7 +20,6 @@ from .flex import flex
 from .predicate import Dense, Mask
 from .reference import dot_product_scores, masked_softmax, materialised, reference, weighted_sum
 from .sdpa import sdpa
-from .varlen import has_kernel, spans_of, varlen
 
 Impl = Callable[[Tensor, Tensor, Tensor, "Mask | Dense | None", "Tensor | None", float, "float | None", float], Tensor]
 """(q, k, v, mask, bias, scale, softcap, dropout) -> output; what an entry of IMPLS is."""
@@ -113,7 +112,6 @@ IMPLS: dict[str, Impl] = {
     "banded": banded,
     "chunked": chunked,
     "flex": flex,
-    "varlen": varlen,
 }
 """The ways to compute attention; all give the same values and gradients, within rounding."""
 
@@ -161,8 +159,6 @@ def _choose(
         # The fused kernels have no cap, and give no gradient to a bias; their fallback is slower than the reference.
         many = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > _MOST_SCORES
         return "chunked" if many and not dropout else "reference"
-    if bias is None and not dropout and has_kernel(q) and spans_of(mask)[0] is not None:
-        return "varlen"
     if bias is None and pays_off(mask, k.shape[2]):
         return "banded"
     if q.device.type == "cpu":

@@ -96,36 +96,6 @@ class _Packed(Mask):
         return self.queries[b, q] == self.keys[b, k]
 
 
-class Spans(Mask):
-    """The rule of `spans()`; kernels that know it compute the blocks along the diagonal and nothing else."""
-
-    def __init__(self, starts: Tensor, key_starts: Tensor | None = None, longest: int = 0) -> None:
-        super().__init__()
-        self.starts, self.key_starts = starts, starts if key_starts is None else key_starts
-        if self.starts.dim() != 1 or self.starts.shape != self.key_starts.shape or len(self.starts) < 2:
-            raise ValueError(
-                "spans: starts and key_starts must be [P + 1] for the same P spans, got "
-                f"{list(self.starts.shape)} and {list(self.key_starts.shape)}"
-            )
-        self.longest = longest or int((torch.stack([self.starts, self.key_starts]).diff()).max())
-
-    def check(self, num_queries: int, num_keys: int) -> None:
-        if self.starts.is_cuda:  # the host would wait for the numbers
-            return
-        ends = int(self.starts[-1]), int(self.key_starts[-1])
-        if ends != (num_queries, num_keys):
-            raise ValueError(
-                f"spans: made for {ends[0]} queries and {ends[1]} keys, but there are {num_queries} and {num_keys}"
-            )
-
-    def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return _span_at(self.starts, q) == _span_at(self.key_starts, k)
-
-
-def _span_at(starts: Tensor, positions: Tensor) -> Tensor:
-    return torch.searchsorted(starts, positions.to(starts.dtype).contiguous(), right=True)
-
-
 class _DistanceWindows(Mask):
     def __init__(self, sizes: Tensor) -> None:
         super().__init__()
@@ -182,18 +152,6 @@ def packed(documents: Tensor, key_documents: Tensor | None = None) -> Mask:
     return _Packed(documents, key_documents)
 
 
-def spans(starts: Tensor, key_starts: Tensor | None = None, longest: int = 0) -> Mask:
-    """See one's own span alone, where spans stand one after the other in every row: `packed`, for fast kernels.
-
-    Args:
-        starts: int32 [P + 1], ascending: span p is the queries starts[p] .. starts[p+1]-1. The first is 0 and the last
-            the number of queries, so that each query is in a span; a span may be empty.
-        key_starts: the same for the keys; as `starts` when None.
-        longest: no span has more queries or keys; 0: looked up in starts, for which the host waits on a GPU.
-    """
-    return Spans(starts, key_starts, longest)
-
-
 def distance_windows(sizes: Tensor) -> Mask:
     """Give each head its own window, |q - k| < sizes[h]: what ALiBi's slopes do softly (Press 2022), with an edge.
 
@@ -209,6 +167,5 @@ MASKS: dict[str, Callable[..., Mask]] = {
     "sliding_window": sliding_window,
     "prefix_lm": prefix_lm,
     "packed": packed,
-    "spans": spans,
     "distance_windows": distance_windows,
 }

@@ -25,9 +25,9 @@ class Dense:
         dead: bool, the same without keys (last axis 1): queries that may attend to nothing. None: known to be none.
     """
 
-    def __init__(self, allowed: Tensor) -> None:
+    def __init__(self, allowed: Tensor, is_complete: bool = False) -> None:
         self.allowed = allowed
-        self.dead: Tensor | None = ~allowed.any(-1, keepdim=True)
+        self.dead: Tensor | None = None if is_complete else ~allowed.any(-1, keepdim=True)
         if allowed.device.type == "cpu" and not torch.compiler.is_compiling():
             self.drop_dead_if_none()
         self._additive: Tensor | None = None
@@ -58,12 +58,14 @@ class Mask:
         heads: the H that the rule is made for, None when it is the same for every head.
         band: bounds of `k - q` outside which the rule allows nothing; long inputs skip what lies outside.
         trivial: True when the rule is known to allow everything, such as padding of a batch that has none.
+        is_complete: True when it is known to leave no query without a key.
     """
 
     batch: int | None = None
     heads: int | None = None
     band: Band = NO_BAND
     trivial: bool = False
+    is_complete: bool = False
 
     def __init__(self) -> None:
         self._remembered: tuple[Hashable, Dense] | None = None
@@ -102,7 +104,8 @@ class Mask:
 
         def build() -> Dense:
             self.check(num_queries, num_keys)
-            dense = Dense(self.block(*(torch.arange(n, device=device) for n in (num_queries, num_keys))))
+            places = (torch.arange(n, device=device) for n in (num_queries, num_keys))
+            dense = Dense(self.block(*places), self.is_complete)
             dense.drop_dead_if_none()  # on a GPU too: once for each mask, not once for each layer
             return dense
 
@@ -119,12 +122,20 @@ class Mask:
         """Return the mask without its trivial parts, None when nothing is left: what is not there costs nothing."""
         return None if self.trivial else self
 
+    def complete(self) -> Mask:
+        """Return the mask itself, with the caller's word that it leaves no query without a key.
+
+        Then nobody has to look, for which the host would wait on a GPU, and could not while it records a CUDA graph.
+        """
+        self.is_complete = True
+        return self
+
     def shifted(self, offset: int) -> Mask:
         """Return the same rule for queries that start at position `offset`, after as many cached keys."""
         return _Shifted(self, offset) if offset else self
 
     def __and__(self, other: Mask) -> Mask:
-        return And(self, other)
+        return _And(self, other)
 
     def __or__(self, other: Mask) -> Mask:
         return _Or(self, other)
@@ -147,9 +158,7 @@ class _Shifted(Mask):
         return self.mask.allows(b, h, q + self.offset, k)
 
 
-class And(Mask):
-    """Both rules at once: what `&` makes."""
-
+class _And(Mask):
     def __init__(self, left: Mask, right: Mask) -> None:
         super().__init__()
         self.parts = left, right
@@ -171,7 +180,7 @@ class And(Mask):
         return self
 
 
-class _Or(And):
+class _Or(_And):
     def __init__(self, left: Mask, right: Mask) -> None:
         super().__init__(left, right)
         self.band = (min(left.band[0], right.band[0]), max(left.band[1], right.band[1]))
