@@ -207,7 +207,9 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, nargs="?", help="instead of the folder that the config names")
-    parser.add_argument("--config", default="multi30k-en-de", help="a config's name or file: shapes, batches, recipe")
+    parser.add_argument(
+        "--config", default="multi30k-en-de-cpu", help="a config's name or file: shapes, batches, recipe"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a config value")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

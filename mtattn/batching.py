@@ -112,9 +112,9 @@ class Batch:
         packing = None if self.packing is None else Packing.of(tensors[3:])
         return Batch(tensors[0], tensors[1], tensors[2], num_tokens, indices, packing, rows)
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        moved = [tensor.to(device, non_blocking=True) for tensor in self.tensors()]
+    def to(self, device: torch.device, copy: bool = False) -> "Batch":
+        """The same batch on another device; with `copy`, in other memory also where it is there already."""
+        moved = [tensor.to(device, non_blocking=True, copy=copy) for tensor in self.tensors()]
         return self._with(moved, self.num_tokens, self.indices, self.pair_rows)
 
     def rows(self, chosen: slice, pad_id: int) -> "Batch":

@@ -37,7 +37,7 @@ class Size:
 SIZES = (
     Size(0, 1_500, 128, 512, 4, 2, 0.3, 1_024, 100),
     Size(8_000, 3_000, 192, 768, 4, 3, 0.3, 2_048, 40),
-    Size(20_000, 6_000, 256, 1_024, 4, 3, 0.3, 8_192, 20),  # configs/multi30k-en-de.toml
+    Size(20_000, 6_000, 256, 1_024, 4, 3, 0.3, 8_192, 20),  # configs/multi30k-en-de-cpu.toml
     Size(100_000, 8_000, 256, 1_024, 4, 3, 0.2, 8_192, 15),
     Size(1_000_000, 16_000, 512, 2_048, 8, 6, 0.1, 32_768, 8),
 )
@@ -47,13 +47,18 @@ TOKENS_PER_WEIGHT = 0.75  # target tokens that a model must at least see for eac
 DEFAULT_MINUTES = 480.0  # "a night": what a run may take when nothing is said
 VALIDATIONS = 20  # in a run
 
+# A GPU has the time for R-Drop and for this many times the epochs, from which 29,000 captions gained 4 BLEU; fewer
+# pairs than FEW_PAIRS overfit at least as much.
+RDROP, MORE_EPOCHS, FEW_PAIRS = 4.0, 4, 100_000
+
 # Speed. Measured on 2 CPU cores with AVX-512 in float32 (docs/experiments.md): 2,600 target tokens/s at 45 MFLOP each,
-# and 0.06 s a step that no size saves. Those of GPUs are guesses, low ones.
+# and 0.06 s a step that no size saves; on an H100 in bfloat16 990,000. Other GPUs differ, and mps is a guess.
 FLOPS_PER_CORE = 6e10
 MOST_CORES = 8  # more share the same memory, and small models gain little from them
-FLOPS = {"cuda": 1e13, "mps": 1e12}
-STEP_SECONDS = 0.06
+FLOPS = {"cuda": 6e13, "mps": 1e12}
+STEP_SECONDS = {"cpu": 0.06, "cuda": 0.002, "mps": 0.06}
 PADDING = 1.1  # positions computed for each token
+GPU_BATCH_TOKENS = 8_192  # whatever GPU it is, so much fits
 CPU_BATCH_TOKENS = 4_096  # a batch of 8,192 leaves 13 % padding instead of 5 % and is no faster on a CPU
 
 
@@ -127,15 +132,19 @@ def choose(facts: Facts) -> list[Choice]:
     """Every setting that depends on the corpus or the machine."""
     suited = _suited(facts)
     data, minutes = suited[-1], facts.max_minutes or DEFAULT_MINUTES
-    wanted = facts.max_epochs or data.epochs
+    thorough = facts.device == "cuda" and data.pairs < FEW_PAIRS
+    most_epochs = data.epochs * (MORE_EPOCHS if thorough else 1)
+    wanted = facts.max_epochs or most_epochs
     model = next((size for size in reversed(suited) if _sees_enough(size, facts, minutes)), suited[0])
-    seconds = _seconds_per_epoch(_Shape.of(model, facts), facts, data.step_tokens)
+    seconds = (2 if thorough else 1) * _seconds_per_epoch(_Shape.of(model, facts), facts, data.step_tokens)
     reachable = min(float(wanted), 60 * minutes / seconds)
     chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts)]
+    if thorough:
+        chosen.append(Choice("loss.rdrop", RDROP, "two passes a step agree with each other: few pairs teach more"))
     limited = " that fit into a night; --max-minutes N chooses for N minutes" if reachable < wanted else ""
     if facts.max_minutes:
         limited = f"; about {reachable:.1f} fit into {facts.max_minutes:g} minutes, and the clock ends the run"
-    epochs = data.epochs if facts.max_minutes else max(1, math.floor(reachable))
+    epochs = most_epochs if facts.max_minutes else max(1, math.floor(reachable))
     chosen.append(Choice("train.max_epochs", epochs, f"as many as {_range(data)} gain from{limited}"))
     steps = round(reachable * _steps_per_epoch(facts, data))
     if not 10 <= reachable <= 30:
@@ -174,11 +183,11 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
 
 def choose_batch(facts: Facts) -> list[Choice]:
     """How many tokens make a step, and how many of them are computed at once; on a GPU its memory says that later."""
-    if facts.device != "cpu":
-        return [Choice("train.batch_tokens", "auto", "as much as is needed and memory holds, tried before training")]
     data = _suited(facts)[-1]
+    if facts.device != "cpu" and data.step_tokens > GPU_BATCH_TOKENS:
+        return [Choice("train.batch_tokens", "auto", "as much as is needed and memory holds, tried before training")]
     tokens, why = data.step_tokens, "a step at once"
-    if tokens > CPU_BATCH_TOKENS:
+    if facts.device == "cpu" and tokens > CPU_BATCH_TOKENS:
         tokens, why = CPU_BATCH_TOKENS, "more at once is mostly padding, and no faster on a CPU"
     steps = f"{data.step_tokens:,} tokens a step make about {_steps_per_epoch(facts, data):,.0f} steps an epoch"
     return [
@@ -240,7 +249,7 @@ def _seconds_per_epoch(shape: _Shape, facts: Facts, step_tokens: int) -> float:
     src, tgt = _tokens(facts, shape.vocab_size)
     flops = FLOPS.get(facts.device, FLOPS_PER_CORE * min(facts.cores, MOST_CORES))
     work = 6 * (src * shape.weights[0] + tgt * shape.weights[1])
-    return work / flops + max(src, tgt) * PADDING / step_tokens * STEP_SECONDS
+    return work / flops + max(src, tgt) * PADDING / step_tokens * STEP_SECONDS[facts.device]
 
 
 def _sees_enough(size: Size, facts: Facts, minutes: float) -> bool:
@@ -256,7 +265,7 @@ def estimate(config: Config, facts: Facts) -> str:
     shape = _Shape(model.d_model, model.d_ff, model.encoder_layers, model.decoder_layers, config.tokenizer.vocab_size)
     fixed = train.batch_tokens != "auto"
     step_tokens = int(train.batch_tokens) * train.accumulate if fixed else _suited(facts)[-1].step_tokens
-    minutes = _seconds_per_epoch(shape, facts, step_tokens) / 60
+    minutes = (2 if config.loss.rdrop else 1) * _seconds_per_epoch(shape, facts, step_tokens) / 60
     tokens = _tokens(facts, shape.vocab_size)[1]
     limits = [
         limit
@@ -267,7 +276,7 @@ def estimate(config: Config, facts: Facts) -> str:
         )
         if limit
     ]
-    on = f"{facts.cores} CPU threads" if facts.device == "cpu" else f"{facts.device}, whose speed is a guess"
+    on = f"{facts.cores} CPU threads" if facts.device == "cpu" else f"{facts.device}, by the speed of an H100"
     speed = f"{tokens / minutes / 60:,.0f} a second on {on}"
     return (
         f"an epoch: about {tokens:,} target tokens, {_duration(minutes)}, {speed}; "

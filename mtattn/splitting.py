@@ -49,7 +49,7 @@ class Splitter:
         named: Callable[[Batch], str],
         warn: Callable[[str], None],
     ) -> None:
-        self._gradient, self._model, self._device, self._pad_id = gradient, model, device, pad_id
+        self.gradient, self._model, self._device, self._pad_id = gradient, model, device, pad_id
         self._parts, self._named, self._warn = parts, named, warn
 
     def add_up(self, group: Sequence[Batch], num_tokens: int) -> Tensor:
@@ -101,7 +101,7 @@ class Splitter:
         for batch in group:
             try:
                 for part in self._split(batch):
-                    nats += self._gradient(part, num_tokens)
+                    nats += self.gradient(part, num_tokens)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

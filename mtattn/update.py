@@ -20,6 +20,9 @@ class Update:
         optimizers: the master's.
         average: follows the master's weights; None: there is none.
         clip_norm: the gradient's global norm is cut to this; 0: it is not.
+
+    Attributes:
+        recorded: the work, for the norm and the weight that came last.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class Update:
         self._gradients = gradients_of(self._parameters)
         self._averages: list[Tensor] = [] if average is None else list(average.parameters())
         self._norm, self._weight = (torch.zeros((), device=self._parameters[0].device) for _ in range(2))
-        self._recorded = Recorded(self._apply, self._parameters[0].device)
+        self.recorded = Recorded(self._apply, self._parameters[0].device)
 
     def norm(self) -> Tensor:
         """The gradient's global norm, a scalar on the device."""
@@ -49,7 +52,7 @@ class Update:
         """
         self._norm.copy_(norm)
         self._weight.fill_(weight)
-        self._recorded()
+        self.recorded()
 
     @torch.no_grad()
     def _apply(self) -> None:

@@ -15,7 +15,7 @@ from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config, load_config, parse_config
 from mtattn.errors import ConfigError, CorpusError
 from mtattn.resolve import Resolved, resolve
-from mtattn.sizing import SIZES, Facts, as_table, choose, choose_batch, estimate, measure
+from mtattn.sizing import FEW_PAIRS, MORE_EPOCHS, RDROP, SIZES, Facts, as_table, choose, choose_batch, estimate, measure
 
 CPU = torch.device("cpu")
 GROWING = ("tokenizer.vocab_size", "model.d_model", "model.d_ff", "model.num_heads", "model.encoder_layers")
@@ -37,13 +37,18 @@ def chosen(found: Facts) -> dict[str, Any]:
 def test_a_row_begins_at_its_number_of_pairs(before: Any, size: Any) -> None:
     found = chosen(facts(max(size.pairs, 1), device="cuda"))
     assert (found["model.d_model"], found["tokenizer.vocab_size"]) == (size.d_model, size.vocab_size)
-    assert (found["model.dropout"], found["train.max_epochs"]) == (size.dropout, size.epochs)
+    thorough = size.pairs < FEW_PAIRS
+    assert (found["model.dropout"], found["train.max_epochs"]) == (
+        size.dropout,
+        size.epochs * (MORE_EPOCHS if thorough else 1),
+    )
+    assert found.get("loss.rdrop") == (RDROP if thorough else None)
     if before is not None:
         assert chosen(facts(size.pairs - 1, device="cuda"))["tokenizer.vocab_size"] == before.vocab_size
 
 
 def test_captions_get_what_was_measured_to_be_good() -> None:
-    config, best = parse_config(as_table(choose(facts(29_000))), "chosen"), load_config("multi30k-en-de")
+    config, best = parse_config(as_table(choose(facts(29_000))), "chosen"), load_config("multi30k-en-de-cpu")
     assert config.model == best.model
     assert config.tokenizer == best.tokenizer
     assert (config.train.batch_tokens, config.train.accumulate) == (best.train.batch_tokens, best.train.accumulate)
@@ -104,7 +109,7 @@ def test_a_gpu_finds_its_batch_by_trying() -> None:
 
 def test_the_estimate_is_what_was_measured() -> None:
     """docs/experiments.md: 2,600 target tokens a second with this config, and 17 of them a pair."""
-    said = estimate(load_config("multi30k-en-de"), facts(29_000, max_minutes=52))
+    said = estimate(load_config("multi30k-en-de-cpu"), facts(29_000, max_minutes=52))
     speed = int(said.split(" a second")[0].split()[-1].replace(",", ""))
     assert 2_300 < speed < 3_000
     assert "training takes about 52 minutes" in said
@@ -170,7 +175,13 @@ def test_a_missing_file_is_an_error_before_any_choice(corpus: Path) -> None:
 
 
 def test_the_run_keeps_what_was_chosen(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ("tokenizer.vocab_size=290", "model.d_model=16", "model.d_ff=16", "train.precision=float32")
+    small = (
+        "tokenizer.vocab_size=290",
+        "model.d_model=16",
+        "model.d_ff=16",
+        "train.precision=float32",
+        "train.packing=false",
+    )
     found = resolved(corpus, *small, "train.max_steps=2")
     train_tiny(found.config, corpus / "run")
     assert load_config(str(corpus / "run" / "config.toml")) == found.config

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_packing import packed_batch, random_pairs
 from test_train import signal_at
 from tiny_run import Notes, outcome, tiny_config, train_tiny, write_corpus
 from torch import Tensor
@@ -19,6 +20,7 @@ from mtattn.interrupts import Interrupted
 from mtattn.loss import LossConfig
 from mtattn.model import Transformer
 from mtattn.objective import batch_loss
+from mtattn.packing import RowShape
 from mtattn.splitting import Splitter, is_out_of_memory
 
 REFUSAL = (
@@ -107,6 +109,17 @@ def test_parts_add_up_to_the_whole(most: int, still: Transformer) -> None:
     split = Computer(still, lambda batch: len(batch.src) > most)
     torch.testing.assert_close(split.gradients(group), whole, rtol=1e-4, atol=1e-6)
     assert max(len(indices) for indices in split.asked[-3:]) <= most
+    assert whole["tgt_embed.weight"].abs().max() > 1e-3
+
+
+def test_parts_of_packed_batches_add_up_to_the_whole(still: Transformer) -> None:
+    group = [
+        packed_batch(*random_pairs([(9, 8), (7, 5), (2, 6), (8, 8)], seed), RowShape(3, 12, 12)) for seed in (0, 1)
+    ]
+    whole = Computer(still).gradients(group)
+    split = Computer(still, lambda batch: len(batch.src) > 1)
+    torch.testing.assert_close(split.gradients(group), whole, rtol=1e-4, atol=1e-6)
+    assert split.asked[-3:] == [[0], [3], [1, 2]]
     assert whole["tgt_embed.weight"].abs().max() > 1e-3
 
 

@@ -1,0 +1,115 @@
+"""How fast is a training step, and where does its time go?
+
+    python benchmarks/steps.py multi30k-en-de --set data.folder=PATH --set loss.rdrop=0
+    python benchmarks/steps.py multi30k-en-de --set train.batch_tokens=32768 --device cuda --profile --json
+
+Takes the steps of `mtattn train` on the first batches of a config's corpus, prepared beforehand. Counted are target
+tokens with EOS, without padding. `first` is the first step, which allocates; `second` records it on a GPU. The gradient
+and the update are timed by themselves too, where a step consists of recordings. --profile lists the kernels.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from mtattn.batching import Position
+from mtattn.checkpoint import RunDirectory
+from mtattn.config import load_config
+from mtattn.interrupts import Interrupts
+from mtattn.memory import keep_freed_memory
+from mtattn.optim import set_lr
+from mtattn.progress import Reporter
+from mtattn.settle import settle
+from mtattn.train import Trainer
+
+BATCHES = 8  # different ones, taken in turn
+LISTED = 30  # kernels
+
+
+def milliseconds(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Wall time of one of `repeats` calls."""
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    _wait(device)
+    return 1000 * (time.perf_counter() - started) / repeats
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def kernels(work: Callable[[], Any], steps: int) -> list[tuple[float, float, str]]:
+    """(milliseconds, launches, name) of each kernel in a step, the costliest first."""
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(steps):
+            work()
+        torch.cuda.synchronize()
+    rows = [(e.self_device_time_total / 1000 / steps, e.count / steps, e.key) for e in found.key_averages()]
+    return sorted(rows, reverse=True)
+
+
+def main() -> None:
+    """Prepare, step, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", default="toy", help="a config's name or file")
+    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a config value")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--profile", action="store_true", help="list the kernels of a step (on a GPU)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    keep_freed_memory()
+    device, report = torch.device(options.device), Reporter()
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder))
+        config, data = settle(load_config(options.config, options.set), run, report, device, fresh=False)
+        trainer = Trainer(config, run, data, report, Interrupts(), device, False)
+        numbers = range(min(BATCHES, len(trainer.batches.plan(0))))
+        batches = [trainer.batches.at(Position(0, number)) for number in numbers]
+        set_lr(trainer.optimizers, 0.1)
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            trainer._step([batches[done % len(batches)]])
+            done += 1
+
+        found: dict[str, Any] = {"parameters": sum(p.numel() for p in trainer.model.parameters())}
+        found["first_ms"], found["second_ms"] = (milliseconds(step, 1, device) for _ in range(2))
+        before = trainer.state.tgt_tokens
+        found["step_ms"] = milliseconds(step, options.steps, device)
+        tokens = (trainer.state.tgt_tokens - before) / options.steps
+        found["tokens_per_step"], found["tokens_per_second"] = tokens, 1000 * tokens / found["step_ms"]
+        if device.type == "cuda":
+            found["mebibytes"] = torch.cuda.max_memory_allocated() / 2**20
+            if config.train.packing:
+                gradient, update = trainer.splitter.gradient.recorded, trainer.update.recorded
+                found["gradient_ms"] = milliseconds(gradient, options.steps, device)
+                found["update_ms"] = milliseconds(update, options.steps, device)
+            if options.profile:
+                found["kernels"] = kernels(step, 3)[:LISTED]
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    found |= {"device": where, "torch": torch.__version__, "batch_tokens": config.train.batch_tokens}
+    found |= {"precision": config.train.precision, "packing": config.train.packing}
+    if options.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        if name != "kernels":
+            print(f"{name:18} {value:,.2f}" if isinstance(value, float) else f"{name:18} {value}")
+    for spent, count, name in found.get("kernels", []):
+        print(f"{spent:9.3f} ms {count:6.0f}x {name[:110]}")
+
+
+if __name__ == "__main__":
+    main()
