@@ -119,7 +119,7 @@ def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callab
     order = sorted(range(len(tgt)), key=lambda i: (len(tgt[i]), len(src[i])))
     device = next(model.parameters()).device
     size = BATCH_PAIRS[device.type == "cuda"]
-    nats, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    nats, count = torch.zeros((), device=device), 0
     with evaluating(model):
         for start in range(0, len(order), size):
             check()

@@ -178,3 +178,12 @@ def test_packed_documents_equal_separate_ones():
     together = attend(q, k, v, packed(torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])) & causal())
     apart = [attend(q[:, :, at], k[:, :, at], v[:, :, at], causal()) for at in (slice(0, 3), slice(3, 8))]
     torch.testing.assert_close(together, torch.cat(apart, 2))
+
+
+def test_a_mask_that_is_known_to_be_complete_is_not_looked_at(monkeypatch):
+    monkeypatch.setattr("mtattn.attention.predicate.Dense.drop_dead_if_none", lambda self: None)  # as while recording
+    mask = causal() & packed(torch.tensor([[1, 1, 0, 0]]))
+    assert mask.dense(4, 4).dead is not None
+    whole = (causal() & packed(torch.tensor([[1, 1, 0, 0]]))).complete()
+    assert whole.dense(4, 4).dead is None
+    assert torch.equal(whole.dense(4, 4).allowed, mask.dense(4, 4).allowed)
