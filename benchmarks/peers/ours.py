@@ -14,6 +14,7 @@ from mtattn.budget import choose_packing
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import parse_config
 from mtattn.decode import DecodeConfig, search
+from mtattn.gradient import Gradient
 from mtattn.interrupts import Interrupts
 from mtattn.memory import keep_freed_memory
 from mtattn.optim import set_lr
@@ -47,6 +48,8 @@ class Ours:
         run = RunDirectory(Path(job.tokenizer) / f"run-{job.variant}")  # inside the comparison's temporary folder
         run.path.mkdir()
         self.trainer = Trainer(config, run, data, report, Interrupts(), self.device, False)
+        # A new one, which records batches of this shape; the rehearsal of a GPU had the corpus's own.
+        self.trainer.splitter.gradient = Gradient(self.trainer._loss, self.device)
 
     @property
     def model(self) -> torch.nn.Module:
@@ -63,7 +66,7 @@ class Ours:
         return (state.nats - before[0]) / max(1, state.num_tokens - before[1])
 
     def _own(self, batch: Batch) -> mtattn.batching.Batch:
-        """The same pairs as mtattn trains on them here: padded, or laid end to end."""
+        """The same pairs as mtattn trains on them here: padded, or several in a row."""
         if not self.packing:
             nobody = np.zeros(0, dtype=np.int64)
             return mtattn.batching.Batch(batch.src, batch.tgt_in, batch.tgt_out, batch.num_tokens, nobody)
