@@ -171,20 +171,22 @@ def pack(
         src, tgt: the pairs' sides, row by row.
         rows: [n], the row of each pair, ascending.
     """
-    sides = []
-    for (ids, lens), length in ((src, shape.src_len), (tgt, shape.tgt_len)):
+
+    def laid(values: IntArray, places: IntArray, length: int, empty: int) -> Tensor:
+        out = np.full(shape.rows * length, empty, dtype=np.int32)
+        out[places] = values
+        return torch.from_numpy(out).view(shape.rows, length)
+
+    packing, ids = [], []
+    for (side, lens), length in ((src, shape.src_len), (tgt, shape.tgt_len)):
         places, positions = lay_out(lens, rows, length)
-        shifted = np.where(positions == 0, bos_id, np.roll(ids, 1))
-        documents = np.repeat(np.arange(1, len(lens) + 1), lens)
-        laid = []
-        for values, empty in ((ids, pad_id), (shifted, pad_id), (documents, 0), (positions, 0)):
-            row = np.full(shape.rows * length, empty, dtype=np.int32)
-            row[places] = values
-            laid.append(torch.from_numpy(row).view(shape.rows, length))
-        sides.append(laid)
-    (src_ids, _, *src_places), (tgt_out, tgt_in, *tgt_places) = sides
-    packing = Packing(src_places[0], tgt_places[0], src_places[1], tgt_places[1])
-    return Batch(src_ids, tgt_in, tgt_out, int(tgt[1].sum()), indices, packing, rows)
+        ids.append(laid(side, places, length, pad_id))
+        packing.append(laid(np.repeat(np.arange(1, len(lens) + 1), lens), places, length, 0))
+        packing.append(laid(positions, places, length, 0))
+    shifted = np.where(positions == 0, bos_id, np.roll(tgt[0], 1))  # of the target, which came last
+    tgt_in = laid(shifted, places, shape.tgt_len, pad_id)
+    found = Packing(packing[0], packing[2], packing[1], packing[3])
+    return Batch(ids[0], tgt_in, ids[1], int(tgt[1].sum()), indices, found, rows)
 
 
 def plan_epoch(
@@ -264,8 +266,7 @@ class Batches:
         self._batch_tokens, self._seed = batch_tokens, seed
         self._sampling, self._texts, self._chosen = sampling, texts, chosen
         self._growth = self._grown() if packed and sampling else 1.0
-        lens = [np.ceil(self._growth * table.lens).astype(int) for table in (src, tgt)]
-        self._shape = RowShape.for_lengths(lens[0], lens[1], batch_tokens) if packed else None
+        self._shape = RowShape.for_lengths(*self._room(src.lens, tgt.lens), batch_tokens) if packed else None
         # Two are kept, since the thread of `stream` may be an epoch ahead of the loop; lru_cache is thread-safe.
         self._plans = lru_cache(maxsize=2)(self._plan)
 
@@ -279,8 +280,7 @@ class Batches:
         lens = self._src.lens[numbers], self._tgt.lens[numbers]
         if self._shape is not None:
             order = np.random.default_rng([self._seed, epoch]).permutation(len(numbers))
-            src_lens, tgt_lens = (np.ceil(self._growth * side[order]).astype(int) for side in lens)
-            return plan_rows(numbers[order], src_lens, tgt_lens, self._shape)
+            return plan_rows(numbers[order], *self._room(lens[0][order], lens[1][order]), self._shape)
         plan = plan_epoch(*lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
         return [numbers[batch] for batch in plan], []
 
@@ -305,6 +305,10 @@ class Batches:
 
     def _sample(self, chosen: IntArray, seed: int) -> tuple[list[list[int]], list[list[int]]]:
         return self._tokenizer.sample(*self._texts(chosen), alpha=self._sampling, seed=seed)
+
+    def _room(self, src_lens: IntArray, tgt_lens: IntArray) -> tuple[IntArray, IntArray]:
+        """What sides of so many pieces are given room for in a row."""
+        return np.ceil(self._growth * src_lens).astype(int), np.ceil(self._growth * tgt_lens).astype(int)
 
     def _grown(self) -> float:
         """How much longer a side is at most when its subwords are sampled, by the mean of some pairs."""

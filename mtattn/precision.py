@@ -54,8 +54,7 @@ class WorkingModel:
         self.model = master if dtype == torch.float32 else copy.deepcopy(master).to(dtype)
         self._copies: list[Tensor] = list(self.model.parameters())
         self._masters: list[Tensor] = list(master.parameters())
-        self._copied_gradients = gradients_of(self._copies)
-        gradients_of(self._masters)
+        self._copied_gradients, self._gradients = gradients_of(self._copies), gradients_of(self._masters)
 
     @property
     def _shared(self) -> bool:
@@ -70,7 +69,7 @@ class WorkingModel:
     def pull_gradients(self) -> None:
         """Give the master the copy's gradients, in float32, and leave the copy none."""
         if not self._shared:
-            torch._foreach_copy_([p.grad for p in self._masters if p.grad is not None], self._copied_gradients)
+            torch._foreach_copy_(self._gradients, self._copied_gradients)
             torch._foreach_zero_(self._copied_gradients)
 
 

@@ -10,6 +10,13 @@ from torch import Tensor
 
 from mtattn.beam import BLOCK, best_continuations, log_normaliser, top_continuations
 
+SIZES = (  # a seed, N, K, V
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.sampled_from([1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000]),
+)
+
 
 def sorted_continuations(logits: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The K best by a stable sort, so that of equals the lower place and then the lower token comes first."""
@@ -25,13 +32,7 @@ def as_rows(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.integers(0, 2**32),
-    st.integers(1, 4),
-    st.integers(1, 6),
-    st.sampled_from([1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000]),
-    st.sampled_from([torch.float32, torch.bfloat16]),
-)
+@given(*SIZES, st.sampled_from([torch.float32, torch.bfloat16]))
 def test_best_continuations_equal_a_stable_sort(seed, n, k, v, dtype):
     g = torch.Generator().manual_seed(seed)
     logits = torch.randint(-20, 5, (n, k, v), generator=g).to(dtype)  # few values: many are equal
@@ -47,12 +48,7 @@ def test_best_continuations_equal_a_stable_sort(seed, n, k, v, dtype):
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    st.integers(0, 2**32),
-    st.integers(1, 4),
-    st.integers(1, 6),
-    st.sampled_from([1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000]),
-)
+@given(*SIZES)
 def test_top_continuations_equal_a_sort_but_for_the_order_of_equals(seed, n, k, v):
     g = torch.Generator().manual_seed(seed)
     log_probs, live = -torch.randint(0, 20, (n, k, v), generator=g).float(), -torch.randint(0, 9, (n, k), generator=g)
