@@ -128,6 +128,7 @@ def print_table(axis: str, rows: list[dict[str, Any]]) -> None:
 def draw(tables: dict[str, list[dict[str, Any]]], path: Path, title: str) -> None:
     """Speed above memory, one column for each axis, all logarithmic."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(3.6 * len(tables), 5.2), layout="constrained")
     panels = figure.subplots(2, len(tables), squeeze=False, sharex="col", sharey="row")
@@ -139,7 +140,10 @@ def draw(tables: dict[str, list[dict[str, Any]]], path: Path, title: str) -> Non
         ):
             panel.loglog(x, [row[key] for row in rows], marker="o")
             panel.grid(True, which="both", alpha=0.25)
-            panel.set_xticks(x, [f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value:,.0f}" for value in x])
+            panel.set_xticks(x, [f"{value / 1e6:.3g} M" if value >= 1e6 else f"{value:,.0f}" for value in x])
+            panel.tick_params(axis="x", labelsize=8)
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:,.0f}")
             panel.minorticks_off()
             if not column:
                 panel.set_ylabel(label)

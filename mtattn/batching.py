@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtattn.packing import IntArray as IntArray  # for those who use what is here
 from mtattn.packing import Packing, RowShape, fitted, lay_out, plan_rows
 from mtattn.tokenizer import Tokenizer
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Flat = tuple[IntArray, IntArray]
 """Some texts: their ids, one after the other, and how many ids each has."""
 

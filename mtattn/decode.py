@@ -205,11 +205,6 @@ def search(
 ) -> list[list[Hypothesis]]:
     """Search N sentences together; the outcome of each is the one that it would have alone.
 
-    A sentence is done when nothing that goes on can enter its n-best list. Proof: let the best of its live hypotheses
-    have log_prob l <= 0. Further tokens add log p <= 0, and it ends at a length L <= max_len, so none that lives will
-    score above l / L ** alpha <= l / max_len ** alpha (alpha >= 0, l <= 0). Once the nbest-th finished score reaches
-    that bound, no score to come is better.
-
     Args:
         step: the model, with N sentences encoded.
         src_lens: [N] integer, source lengths in tokens; 0 is allowed. The search runs on its device.
@@ -262,13 +257,8 @@ def search(
         log_probs = state.live.gather(1, places) + (values - log_z.gather(1, places))
         history.add(state.sentences, tokens, places, log_probs)
 
-        ended = tokens == eos_id
-        scores = torch.where(ended, log_probs / length**config.length_penalty, NEVER)
-        state.finished = torch.cat([state.finished, scores], 1).topk(scores.size(1)).values
-        live = log_probs.masked_fill(ended, NEVER)
-        bound = live.amax(1) / state.max_len**config.length_penalty
-        done = (state.finished[:, config.nbest - 1] >= bound) | (length >= state.max_len)  # [N]
-        state.live = live.masked_fill(done[:, None], NEVER)
+        ends = log_probs, tokens, state.finished, state.max_len, length
+        state.live, state.finished, done = end_step(*ends, config, eos_id)
         state.num_steps = length
         parents = places if config.reorders else None
 
@@ -281,6 +271,39 @@ def search(
                 state, tokens = state.select(staying), tokens[staying]
                 parents = None if parents is None else parents[staying]
     return nbest_lists(history, max_len, config, eos_id)
+
+
+def end_step(
+    log_probs: Tensor,
+    tokens: Tensor,
+    finished: Tensor,
+    max_len: Tensor,
+    length: int | Tensor,
+    config: DecodeConfig,
+    eos_id: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which hypotheses end with a step, and which sentences are done.
+
+    A sentence is done when nothing that goes on can enter its n-best list. Proof: let the best of its live hypotheses
+    have log_prob l <= 0. Further tokens add log p <= 0, and it ends at a length L <= max_len, so none that lives will
+    score above l / L ** alpha <= l / max_len ** alpha (alpha >= 0, l <= 0). Once the nbest-th finished score reaches
+    that bound, no score to come is better.
+
+    Args:
+        log_probs, tokens: [N, K], of each hypothesis as the step left it, and its last token.
+        finished, max_len: of the state before the step.
+        length: tokens that the hypotheses have now.
+
+    Returns:
+        live [N, K] and finished [N, K] of the state after it; done, bool [N].
+    """
+    ended, alpha = tokens == eos_id, config.length_penalty
+    scores = (log_probs / length**alpha).masked_fill(~ended, NEVER)  # [N, K]
+    finished = torch.cat([finished, scores], 1).topk(scores.size(1)).values  # [N, K]
+    live = log_probs.masked_fill(ended, NEVER)  # [N, K]
+    bound = live.amax(1) / max_len**alpha  # [N]
+    done = (finished[:, config.nbest - 1] >= bound) | (length >= max_len)  # [N]
+    return live.masked_fill(done[:, None], NEVER), finished, done
 
 
 def as_rows(logits: Tensor, tokens: Tensor, alive: Tensor | None) -> tuple[Tensor, Tensor]:

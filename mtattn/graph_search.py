@@ -23,7 +23,17 @@ import torch
 from torch import Tensor
 
 from mtattn.beam import top_continuations
-from mtattn.decode import NEVER, SYNC_EVERY, DecodeConfig, History, Hypothesis, SearchState, nbest_lists, start
+from mtattn.decode import (
+    NEVER,
+    SYNC_EVERY,
+    DecodeConfig,
+    History,
+    Hypothesis,
+    SearchState,
+    end_step,
+    nbest_lists,
+    start,
+)
 from mtattn.graph import Recorded, shared_pool
 from mtattn.model import DecoderLayer, Transformer, evaluating
 from mtattn.slots import Slots, next_logits, unfit
@@ -128,7 +138,7 @@ class Room:
 
     def step(self) -> None:
         """One step of `mtattn.decode.search` with a beam, where the reasons are. Nothing here waits for the GPU."""
-        k, alpha = self.config.beam_size, self.config.length_penalty
+        k = self.config.beam_size
         logits = next_logits(self.model, self.slots, self.tokens, self.parents)  # [N K, V]
         choices = logits.log_softmax(-1).index_fill_(1, self._never, NEVER)  # [N K, V]
         log_probs, parents, tokens = top_continuations(choices.view(-1, k, choices.size(1)), self.live)  # [N, K] each
@@ -139,15 +149,9 @@ class Room:
             kept.index_copy_(0, row, new[None])
 
         self.slots.step.add_(1)
-        length, ended = self.slots.step, tokens == self.eos_id
-        scores = (log_probs / length**alpha).masked_fill(~ended, NEVER)  # [N, K]
-        finished = torch.cat([self.finished, scores], 1).topk(k).values  # [N, K]
-        live = log_probs.masked_fill(ended, NEVER)  # [N, K]
-        bound = live.amax(1) / self.max_len**alpha  # [N]
-        done = (finished[:, self.config.nbest - 1] >= bound) | (length >= self.max_len)  # [N]
-        live = live.masked_fill(done[:, None], NEVER)
-        kept_state = (self.tokens, self.parents, self.live, self.finished, self.done)
-        for kept, new in zip(kept_state, (tokens, parents, live, finished, done), strict=True):
+        ends = log_probs, tokens, self.finished, self.max_len, self.slots.step
+        after = (tokens, parents, *end_step(*ends, self.config, self.eos_id))
+        for kept, new in zip((self.tokens, self.parents, self.live, self.finished, self.done), after, strict=True):
             kept.copy_(new)
 
     def _clear(self) -> None:
