@@ -41,6 +41,8 @@ class TrainConfig:
     patience: validations without a better BLEU before the run stops early; 0: never.
     ema: the weights to translate with are an average over about this share of the steps so far; 0: the last ones.
     seed: of everything random.
+    embeddings: what those of a fresh model are: "cooccurrence", drawn from which pieces share pairs
+        (mtattn.cooccurrence), or "random".
     precision: "auto" measures whether this machine multiplies bfloat16 faster than float32, and takes what is faster.
     packing: several pairs share a row instead of being padded, so that all batches have one shape (mtattn.packing);
         batch_tokens is then the number of a batch's target positions. "auto": where a GPU can record a step of that
@@ -61,6 +63,7 @@ class TrainConfig:
     patience: int = 10
     ema: float = 0.05
     seed: int = 1
+    embeddings: Literal["cooccurrence", "random"] = "cooccurrence"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     packing: bool | Literal["auto"] = "auto"
     threads: int = 0

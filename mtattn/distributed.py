@@ -135,6 +135,16 @@ class Ranks:
         self.from_main(lambda: done.append(work()))
         return self.together(lambda: done[0] if done else work())
 
+    def share_weights(self, model: nn.Module) -> None:
+        """Give every rank the weights that rank 0 has."""
+        if self.size == 1:
+            return
+        for parameter in model.parameters():
+            held = parameter.detach().cpu()
+            with _connected():
+                dist.broadcast(held, src=0)
+            parameter.detach().copy_(held)
+
     def require_equal(self, model: nn.Module) -> None:
         """Compare a checksum of all weights, which equal sums of gradients must have kept equal.
 

@@ -204,12 +204,10 @@ class Finetuning:
     report: Reporter
     check: Callable[[], None]
 
-    def begin(self, models: Sequence[Transformer]) -> None:
-        """Give these models the weights to start from, and score those on the old dev set."""
-        weights = weights_of(load_origin(self.config.finetune)[0])
-        for model in models:
-            load_weights(model, weights)
-        self._score_old_dev(models[0], step=0)
+    def begin(self, model: Transformer) -> None:
+        """Give a model the weights to start from, and score it on the old dev set."""
+        load_weights(model, weights_of(load_origin(self.config.finetune)[0]))
+        self._score_old_dev(model, step=0)
 
     def end(self, best_step: int, device: torch.device) -> dict[str, Any]:
         """Say what fine-tuning changed, up to the step whose weights are released.

@@ -51,9 +51,10 @@ VALIDATIONS = 20  # in a run
 # epochs score 39.1; that fewer pairs than FEW_PAIRS gain as much is an assumption.
 RDROP, MORE_EPOCHS, FEW_PAIRS = 4.0, 4, 100_000
 
-# Speed. Measured on 2 CPU cores with AVX-512 in float32 (docs/experiments.md): 2,600 target tokens/s at 45 MFLOP each,
-# and 0.06 s a step that no size saves; on an H100 in bfloat16 990,000. Other GPUs differ, and mps is a guess.
-FLOPS_PER_CORE = 6e10
+# Speed. Measured on 2 CPU cores in float32 (docs/experiments.md): 2,600 target tokens/s at 45 MFLOP each with AVX-512,
+# half of that with AVX2, and 0.06 s a step that no size saves; on an H100 in bfloat16 990,000. Other processors are
+# taken to be as fast as the first, other GPUs as that one, and mps is a guess.
+FLOPS_PER_CORE, AVX2_FLOPS_PER_CORE = 6e10, 3e10
 MOST_CORES = 8  # more share the same memory, and small models gain little from them
 FLOPS = {"cuda": 6e13, "mps": 1e12}
 STEP_SECONDS = {"cpu": 0.06, "cuda": 0.002, "mps": 0.06}
@@ -68,8 +69,8 @@ class Facts:
 
     pairs: training pairs. src_chars, tgt_chars: characters of each side in all. chars_per_word: between white space,
     which tells scripts that do not write it. num_chars: different characters, but for the rarest (0.05 % of the text).
-    device: "cpu", "cuda" or "mps". cores: CPU threads. max_minutes, max_epochs: the limits
-    that the user gave, else 0.
+    device: "cpu", "cuda" or "mps". cores: CPU threads. instructions: the CPU's, as torch names what it uses.
+    max_minutes, max_epochs: the limits that the user gave, else 0.
     """
 
     pairs: int
@@ -79,6 +80,7 @@ class Facts:
     num_chars: int = 80
     device: str = "cpu"
     cores: int = 2
+    instructions: str = "AVX512"
     max_minutes: float = 0.0
     max_epochs: int = 0
 
@@ -114,6 +116,7 @@ def measure(dataset: "datasets.Dataset", device: torch.device, max_minutes: floa
         num_chars=_covering(counts, 0.9995),
         device=device.type,
         cores=torch.get_num_threads(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
         max_minutes=max_minutes,
     )
 
@@ -247,7 +250,8 @@ def _tokens(facts: Facts, vocab_size: int) -> tuple[int, int]:
 def _seconds_per_epoch(shape: _Shape, facts: Facts, step_tokens: int) -> float:
     """Forward and backward need 6 operations a weight and token (Kaplan et al. 2020, section 2.1)."""
     src, tgt = _tokens(facts, shape.vocab_size)
-    flops = FLOPS.get(facts.device, FLOPS_PER_CORE * min(facts.cores, MOST_CORES))
+    per_core = AVX2_FLOPS_PER_CORE if facts.instructions == "AVX2" else FLOPS_PER_CORE
+    flops = FLOPS.get(facts.device, per_core * min(facts.cores, MOST_CORES))
     work = 6 * (src * shape.weights[0] + tgt * shape.weights[1])
     return work / flops + max(src, tgt) * PADDING / step_tokens * STEP_SECONDS[facts.device]
 

@@ -21,6 +21,7 @@ from mtattn.budget import make_batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
 from mtattn.config import Config
+from mtattn.cooccurrence import start_embeddings
 from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
 from mtattn.finetune import Finetuning, lowered
@@ -123,8 +124,6 @@ class Trainer:
         torch.manual_seed(self.config.train.seed)
         self.model = make_model(self.config, self.data.tokenizer).to(self.device)
         self.average = make_model(self.config, self.data.tokenizer).to(self.device) if self.config.train.ema else None
-        if self.average is not None:
-            load_weights(self.average, weights_of(self.model))
         self.optimizers = make_optimizers(self.model, lowered(self.config))
         self.working = WorkingModel(self.model, getattr(torch, self.config.train.precision))
         self.state = TrainState()
@@ -132,10 +131,9 @@ class Trainer:
         if saved is not None:
             self._resume(saved)
             self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
+        else:
+            self._begin()
         self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
-        if saved is None and self.finetuning is not None:
-            self.finetuning.begin([self.model] if self.average is None else [self.model, self.average])
-            self.state.valid_due = True  # what the model scores as it comes
         self.working.push_weights()
         self.update = Update(self.working, self.optimizers, self.average, self.config.optim.clip_norm)
         self.splitter = Splitter(
@@ -147,6 +145,19 @@ class Trainer:
             named=lambda batch: pair_names([batch], self.data.examples.numbers),
             warn=self.report.warn,
         )
+
+    def _begin(self) -> None:
+        """Set the weights of the first step: another model's, or random ones with embeddings that know the corpus."""
+        if self.finetuning is not None:
+            self.finetuning.begin(self.model)
+            self.state.valid_due = True  # what the model scores as it comes
+        elif self.config.train.embeddings == "cooccurrence":
+            src, tgt = self.data.examples.src, self.data.examples.tgt
+            self.report.note("embeddings: they start from which pieces share pairs; train.embeddings = random does not")
+            self.ranks.from_main(lambda: start_embeddings(self.model, src, tgt, seed=self.config.train.seed))
+            self.ranks.share_weights(self.model)
+        if self.average is not None:
+            load_weights(self.average, weights_of(self.model))
 
     def _rehearse(self) -> None:
         """Let memory run out before the first step, if ever: compute the largest batch beside the optimisers' state."""

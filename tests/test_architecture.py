@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "corpus": "readers sources",
     # 1: what joins two of them
     "batching": "packing tokenizer",
+    "cooccurrence": "batching model",
     "distributed": "batching interrupts precision",
     "examples": "batching corpus tokenizer",
     "mixing": "batching corpus",

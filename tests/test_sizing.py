@@ -68,11 +68,17 @@ def test_more_time_never_makes_a_model_smaller(count: int, one: float, other: fl
     assert all(less[key] <= more[key] for key in GROWING)
 
 
+@given(pairs, st.floats(0.1, 1e4))
+def test_slower_cores_never_get_a_larger_model(count: int, limit: float) -> None:
+    less, more = (chosen(facts(count, max_minutes=limit, instructions=name)) for name in ("AVX2", "AVX512"))
+    assert all(less[key] <= more[key] for key in GROWING)
+
+
 @given(pairs, st.integers(1, 200), st.integers(1, 30_000), st.floats(1, 200), minutes, devices)
 def test_every_choice_makes_a_config_and_has_a_reason(
     count: int, length: int, letters: int, word: float, limit: float, device: str
 ) -> None:
-    found = Facts(count, length * count, length * count, word, letters, device, 4, limit)
+    found = Facts(count, length * count, length * count, word, letters, device, 4, max_minutes=limit)
     choices = choose(found)
     config = parse_config(as_table(choices), "chosen")
     assert parse_config(as_table(choose(found)), "again") == config
