@@ -46,6 +46,9 @@ FEW_EPOCHS, LITTLE_DROPOUT = 5, 0.1  # a pair that is seen so rarely is not lear
 TOKENS_PER_WEIGHT = 0.75  # target tokens that a model must at least see for each of its weights; else a smaller one
 DEFAULT_MINUTES = 480.0  # "a night": what a run may take when nothing is said
 VALIDATIONS = 20  # in a run
+# On a CPU a run of fewer steps takes smaller batches: after 1.5 epochs of 29,000 captions 440 steps of 2,048 tokens
+# score 28.7, 220 of 4,096 24.7 (docs/experiments.md). They would not fill a GPU.
+FEWEST_STEPS, SMALLEST_STEP = 1_000, 1_024
 
 # A GPU has the time for R-Drop and for this many times the epochs, with which 29,000 captions score 42.9 where 7 plain
 # epochs score 39.1; that fewer pairs than FEW_PAIRS gain as much is an assumption.
@@ -141,7 +144,12 @@ def choose(facts: Facts) -> list[Choice]:
     model = next((size for size in reversed(suited) if _sees_enough(size, facts, minutes)), suited[0])
     seconds = (2 if thorough else 1) * _seconds_per_epoch(_Shape.of(model, facts), facts, data.step_tokens)
     reachable = min(float(wanted), 60 * minutes / seconds)
-    chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts)]
+    step_tokens = data.step_tokens
+    while facts.device == "cpu" and step_tokens > SMALLEST_STEP:
+        if reachable * _steps_per_epoch(facts, data, step_tokens) >= FEWEST_STEPS:
+            break
+        step_tokens //= 2
+    chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts, step_tokens)]
     if thorough:
         chosen.append(Choice("loss.rdrop", RDROP, "two passes a step agree with each other: few pairs teach more"))
     limited = " that fit into a night; --max-minutes N chooses for N minutes" if reachable < wanted else ""
@@ -149,7 +157,7 @@ def choose(facts: Facts) -> list[Choice]:
         limited = f"; about {reachable:.1f} fit into {facts.max_minutes:g} minutes, and the clock ends the run"
     epochs = most_epochs if facts.max_minutes else max(1, math.floor(reachable))
     chosen.append(Choice("train.max_epochs", epochs, f"as many as {_range(data)} gain from{limited}"))
-    steps = round(reachable * _steps_per_epoch(facts, data))
+    steps = round(reachable * _steps_per_epoch(facts, data, step_tokens))
     if not 10 <= reachable <= 30:
         every = max(1, steps // VALIDATIONS)
         chosen.append(Choice("train.valid_every", every, f"steps; {VALIDATIONS} validations in the run"))
@@ -184,18 +192,19 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
     ]
 
 
-def choose_batch(facts: Facts) -> list[Choice]:
-    """How many tokens make a step, and how many of them are computed at once; on a GPU its memory says that later."""
+def choose_batch(facts: Facts, step_tokens: int = 0) -> list[Choice]:
+    """How many of a step's tokens are computed at once (0: of as many as suit); on a GPU its memory says that later."""
     data = _suited(facts)[-1]
+    step_tokens = step_tokens or data.step_tokens
     if facts.device != "cpu" and data.step_tokens > GPU_BATCH_TOKENS:
         return [Choice("train.batch_tokens", "auto", "as much as is needed and memory holds, tried before training")]
-    tokens, why = data.step_tokens, "a step at once"
+    tokens, why = step_tokens, "a step at once"
     if facts.device == "cpu" and tokens > CPU_BATCH_TOKENS:
         tokens, why = CPU_BATCH_TOKENS, "more at once is mostly padding, and no faster on a CPU"
-    steps = f"{data.step_tokens:,} tokens a step make about {_steps_per_epoch(facts, data):,.0f} steps an epoch"
+    steps = f"{step_tokens:,} tokens a step make about {_steps_per_epoch(facts, data, step_tokens):,.0f} steps an epoch"
     return [
         Choice("train.batch_tokens", tokens, why),
-        Choice("train.accumulate", data.step_tokens // tokens, steps),
+        Choice("train.accumulate", step_tokens // tokens, steps),
     ]
 
 
@@ -204,8 +213,8 @@ def _suited(facts: Facts) -> list[Size]:
     return [size for size in SIZES if size.pairs <= facts.pairs]
 
 
-def _steps_per_epoch(facts: Facts, data: Size) -> float:
-    return max(1.0, max(_tokens(facts, data.vocab_size)) * PADDING / data.step_tokens)
+def _steps_per_epoch(facts: Facts, data: Size, step_tokens: int) -> float:
+    return max(1.0, max(_tokens(facts, data.vocab_size)) * PADDING / step_tokens)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,15 @@ def test_little_time_asks_for_a_smaller_model_and_says_so() -> None:
     assert choices["model.dropout"].value == 0.1
 
 
+def test_a_short_run_on_a_cpu_takes_more_and_smaller_steps() -> None:
+    def step_tokens(**known: Any) -> int:
+        found = chosen(facts(29_000, **known))
+        return int(found["train.batch_tokens"]) * int(found["train.accumulate"])
+
+    assert [step_tokens(max_minutes=limit) for limit in (1, 5, 1_000)] == [1_024, 4_096, 8_192]
+    assert step_tokens(max_minutes=0.01, device="cuda") == 8_192
+
+
 def test_without_a_limit_a_run_fits_into_a_night() -> None:
     found = facts(1_000_000)
     config = parse_config(as_table(choose(found)), "chosen")
