@@ -1,9 +1,10 @@
 """Where embeddings start: pieces that stand beside the same pieces of the other language start out alike.
 
-Before the first step the corpus itself says a good deal about each piece: "guitar" and "violin" have "spielt" in their
-translations, "red" and "blue" have not. Pointwise mutual information of a source and a target piece in one pair,
-without its negative values, factorised by a truncated SVD (Levy and Goldberg 2014; Levy et al. 2015), gives vectors
-that say that; a model that starts from them need not learn it (Qi et al. 2018 start from vectors of other text).
+Before the first step the corpus itself says a good deal about each piece: translations of lines with "guitar" often have
+"spielt" in them, and so do those of lines with "violin", but not those with "river". Pointwise mutual information of a
+source and a target piece in one pair, without its negative values, factorised by a truncated SVD (Levy and Goldberg
+2014; Levy et al. 2015), gives vectors that say so, and a model that starts from them need not learn it (Qi et al. 2018
+start from vectors of other text).
 
 Legend: S source and T target pieces in the vocabularies, P pairs, D features.
 """
@@ -19,7 +20,7 @@ from mtattn.batching import IntArray, TokenTable
 from mtattn.model import Transformer
 
 SHARE = 0.5  # of an embedding's squared length that the corpus decides; chance decides the rest
-MOST_COUNTED = 30_000_000  # times that two pieces share a pair: 157,000 short pairs; seconds, and some 100 MB
+MOST_COUNTED = 30_000_000  # times that two pieces share a pair: 157,000 short pairs; some seconds
 FEWEST = 2  # pairs that two pieces must share: once may be chance
 NOISE = 1e-4  # a shorter vector is rounding error: others have lengths near 1
 ITERATIONS = 4  # of the randomised SVD (Halko et al. 2011): more change nothing that could be measured
@@ -30,8 +31,8 @@ def start_embeddings(model: Transformer, src: TokenTable, tgt: TokenTable, *, se
     """Let the embeddings of a fresh model, which are random, start from what the training pairs say of each piece.
 
     In a table that both sides share, half of the features say how a piece is used as a source and half how it is used
-    as a target: a word and its translation begin with the same numbers, in different places. Made equal they would
-    teach the decoder, which predicts with the same table, to repeat the source.
+    as a target: a word and its translation begin with the same numbers, in different places, so that the decoder, which
+    predicts with the same table, can tell them apart.
 
     Args:
         src, tgt: the sides of the training pairs.
