@@ -1,10 +1,10 @@
 """Where embeddings start: pieces that stand beside the same pieces of the other language start out alike.
 
-Before the first step the corpus itself says a good deal about each piece: translations of lines with "guitar" often have
-"spielt" in them, and so do those of lines with "violin", but not those with "river". Pointwise mutual information of a
-source and a target piece in one pair, without its negative values, factorised by a truncated SVD (Levy and Goldberg
-2014; Levy et al. 2015), gives vectors that say so, and a model that starts from them need not learn it (Qi et al. 2018
-start from vectors of other text).
+Before the first step the corpus itself says a good deal about each piece: translations of lines with "guitar" often
+have "spielt" in them, and so do those of lines with "violin", but not those with "river". Pointwise mutual information
+of a source and a target piece in one pair, without its negative values, factorised by a truncated SVD (Levy and
+Goldberg 2014; Levy et al. 2015), gives vectors that say so, and a model that starts from them need not learn it (Qi et
+al. 2018 start from vectors of other text).
 
 Legend: S source and T target pieces in the vocabularies, P pairs, D features.
 """
