@@ -131,9 +131,9 @@ class Trainer:
         if saved is not None:
             self._resume(saved)
             self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
-        else:
-            self._begin()
         self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
+        if saved is None:
+            self._begin()  # which may write metrics
         self.working.push_weights()
         self.update = Update(self.working, self.optimizers, self.average, self.config.optim.clip_norm)
         self.splitter = Splitter(
