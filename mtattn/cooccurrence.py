@@ -22,8 +22,8 @@ from mtattn.model import Transformer
 SHARE = 0.5  # of an embedding's squared length that the corpus decides; chance decides the rest
 MOST_COUNTED = 30_000_000  # times that two pieces share a pair: 157,000 short pairs; some seconds
 FEWEST = 2  # pairs that two pieces must share: once may be chance
-NOISE = 1e-4  # a shorter vector is rounding error: others have lengths near 1
-ITERATIONS = 4  # of the randomised SVD (Halko et al. 2011): more change nothing that could be measured
+NOISE = 1e-4  # a shorter vector is taken for rounding error
+ITERATIONS = 4  # of the randomised SVD (Halko et al. 2011); other numbers were not tried
 
 
 @torch.no_grad()

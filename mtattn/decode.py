@@ -257,8 +257,9 @@ def search(
         log_probs = state.live.gather(1, places) + (values - log_z.gather(1, places))
         history.add(state.sentences, tokens, places, log_probs)
 
-        ends = log_probs, tokens, state.finished, state.max_len, length
-        state.live, state.finished, done = end_step(*ends, config, eos_id)
+        state.live, state.finished, done = end_step(
+            log_probs, tokens, state.finished, state.max_len, length, config, eos_id
+        )
         state.num_steps = length
         parents = places if config.reorders else None
 

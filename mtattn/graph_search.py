@@ -149,9 +149,11 @@ class Room:
             kept.index_copy_(0, row, new[None])
 
         self.slots.step.add_(1)
-        ends = log_probs, tokens, self.finished, self.max_len, self.slots.step
-        after = (tokens, parents, *end_step(*ends, self.config, self.eos_id))
-        for kept, new in zip((self.tokens, self.parents, self.live, self.finished, self.done), after, strict=True):
+        live, finished, done = end_step(
+            log_probs, tokens, self.finished, self.max_len, self.slots.step, self.config, self.eos_id
+        )
+        kept_state = (self.tokens, self.parents, self.live, self.finished, self.done)
+        for kept, new in zip(kept_state, (tokens, parents, live, finished, done), strict=True):
             kept.copy_(new)
 
     def _clear(self) -> None:

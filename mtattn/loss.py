@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK = {False: 256, True: 8192}
-"""Rows of logits at a time, by whether they are on a GPU: 256 x 8,000 of them are 8 MB, about what two cores have as
-caches of their own and enough rows for a fast product; a GPU is filled by thousands of rows."""
+"""Rows of logits at a time, by whether they are on a GPU: 256 x 8,000 of them are 8 MB, which a shared
+cache holds, and enough rows for a fast product; a GPU is filled by thousands of rows."""
 
 
 @dataclass(frozen=True)

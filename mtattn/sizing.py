@@ -144,12 +144,7 @@ def choose(facts: Facts) -> list[Choice]:
     model = next((size for size in reversed(suited) if _sees_enough(size, facts, minutes)), suited[0])
     seconds = (2 if thorough else 1) * _seconds_per_epoch(_Shape.of(model, facts), facts, data.step_tokens)
     reachable = min(float(wanted), 60 * minutes / seconds)
-    step_tokens = data.step_tokens
-    while facts.device == "cpu" and step_tokens > SMALLEST_STEP:
-        if reachable * _steps_per_epoch(facts, data, step_tokens) >= FEWEST_STEPS:
-            break
-        step_tokens //= 2
-    chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts, step_tokens)]
+    chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts, reachable)]
     if thorough:
         chosen.append(Choice("loss.rdrop", RDROP, "two passes a step agree with each other: few pairs teach more"))
     limited = " that fit into a night; --max-minutes N chooses for N minutes" if reachable < wanted else ""
@@ -157,7 +152,7 @@ def choose(facts: Facts) -> list[Choice]:
         limited = f"; about {reachable:.1f} fit into {facts.max_minutes:g} minutes, and the clock ends the run"
     epochs = most_epochs if facts.max_minutes else max(1, math.floor(reachable))
     chosen.append(Choice("train.max_epochs", epochs, f"as many as {_range(data)} gain from{limited}"))
-    steps = round(reachable * _steps_per_epoch(facts, data, step_tokens))
+    steps = round(reachable * _steps_per_epoch(facts, data, _step_tokens(facts, data, reachable)))
     if not 10 <= reachable <= 30:
         every = max(1, steps // VALIDATIONS)
         chosen.append(Choice("train.valid_every", every, f"steps; {VALIDATIONS} validations in the run"))
@@ -192,10 +187,14 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
     ]
 
 
-def choose_batch(facts: Facts, step_tokens: int = 0) -> list[Choice]:
-    """How many of a step's tokens are computed at once (0: of as many as suit); on a GPU its memory says that later."""
+def choose_batch(facts: Facts, epochs: float = math.inf) -> list[Choice]:
+    """How many tokens make a step, and how many of them are computed at once; on a GPU its memory says that later.
+
+    Args:
+        epochs: in the run, of which a short one takes smaller steps.
+    """
     data = _suited(facts)[-1]
-    step_tokens = step_tokens or data.step_tokens
+    step_tokens = _step_tokens(facts, data, epochs)
     if facts.device != "cpu" and data.step_tokens > GPU_BATCH_TOKENS:
         return [Choice("train.batch_tokens", "auto", "as much as is needed and memory holds, tried before training")]
     tokens, why = step_tokens, "a step at once"
@@ -211,6 +210,17 @@ def choose_batch(facts: Facts, step_tokens: int = 0) -> list[Choice]:
 def _suited(facts: Facts) -> list[Size]:
     """The rows for so many pairs or fewer."""
     return [size for size in SIZES if size.pairs <= facts.pairs]
+
+
+def _step_tokens(facts: Facts, data: Size, epochs: float) -> int:
+    tokens = data.step_tokens
+    while (
+        facts.device == "cpu"
+        and tokens > SMALLEST_STEP
+        and epochs * _steps_per_epoch(facts, data, tokens) < FEWEST_STEPS
+    ):
+        tokens //= 2
+    return tokens
 
 
 def _steps_per_epoch(facts: Facts, data: Size, step_tokens: int) -> float:
