@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measuring import apart, growth, resident_mebibytes
+from measuring import apart, growth, resident_mebibytes, take_json, write_json
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -204,7 +203,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--forward", action="store_true", help="no gradients")
     parser.add_argument("--budget", type=float, default=4.0, help="seconds for each length and table")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
+    take_json(parser)
     args = parser.parse_args()
     lengths = [int(length) for length in args.lengths.split(",")]
     tables = list(kernels()), list(layers())
@@ -219,9 +218,7 @@ def main() -> None:
                 memory[name][length] = apart(mebibytes, name, length, args, device=args.device)
     what = "forward" if args.forward else "forward + backward"
     conditions = f"{what}, {args.dtype}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    if args.json:
-        print(json.dumps({"conditions": conditions, "seconds": times, "mebibytes": memory}))
-        return
+    write_json(args, {"conditions": conditions, "seconds": times, "mebibytes": memory})
     print(conditions)
     for names, shape in zip(tables, (f"B = {BATCH}", f"B = max({BATCH}, 4096 / T)"), strict=True):
         table(f"ms ({shape})", {name: times[name] for name in names}, lengths, 1e3)

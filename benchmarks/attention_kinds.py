@@ -1,19 +1,19 @@
 """Which attention for the toy corpus: BLEU, loss and time by kind of score, position and number of heads.
 
-    python benchmarks/attention_kinds.py [--steps 600] [--json]
+    python benchmarks/attention_kinds.py [--steps 600] [--json OUT]
 
 Every row changes one thing of the first, trains the same number of steps on the bundled corpus with the same seeds, and
 is scored on its test split (greedy). Times are of training alone, so compare them within one run.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import take_json, write_json
 
 from mtattn.attention import POSITIONS, SCORES
 from mtattn.checkpoint import RunDirectory
@@ -65,30 +65,28 @@ def measure(variant: dict[str, Any], steps: int, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table, in Markdown or JSON."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
+    take_json(parser)
     arguments = parser.parse_args()
-    if not arguments.json:
-        print("| score | position | heads | key/value heads | BLEU | loss, nats/token | training time |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| score | position | heads | key/value heads | BLEU | loss, nats/token | training time |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    found: list[dict[str, Any]] = []
     base_seconds = 0.0
     for variant in variants():
         measured = [measure(variant, arguments.steps, seed) for seed in range(1, arguments.seeds + 1)]
         means = {key: statistics.mean(m[key] for m in measured) for key in measured[0]}
         base_seconds = base_seconds or means["seconds"]
-        if arguments.json:
-            print(json.dumps({**variant, **means}), flush=True)
-            continue
+        found.append({**variant, **means})
         print(
             f"| {variant['score']} | {variant['position']} | {variant['heads']} | {variant['kv_heads']} "
             f"| {means['bleu']:.1f} | {means['loss']:.3f} | {means['seconds'] / base_seconds:.2f} x |",
             flush=True,
         )
-    if not arguments.json:
-        print(f"\n{arguments.steps} steps, {arguments.seeds} seed(s); 1 x = {base_seconds:.0f} s of training")
+    print(f"\n{arguments.steps} steps, {arguments.seeds} seed(s); 1 x = {base_seconds:.0f} s of training")
+    write_json(arguments, found)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Marian, in float32 and in bfloat16, run on the GPU, and the others do not take p
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import spread
+from measuring import spread, take_json, write_json
 from peers.contenders import Contender as Process
 from peers.contenders import begin
 from peers.imitators import Imitator, Write, joeynmt, marian
@@ -235,7 +234,7 @@ def main() -> None:
     parser.add_argument("--huggingface", action="store_true", help="Marian's generate takes part (needs transformers)")
     parser.add_argument("--joeynmt", action="store_true", help="JoeyNMT's search takes part")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of JoeyNMT's environment")
-    parser.add_argument("--json", type=Path, help="write every measurement there")
+    take_json(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lines, refs = (
@@ -277,8 +276,7 @@ def main() -> None:
         finally:
             if joey:
                 joey.process.kill()
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(options, result)
 
 
 if __name__ == "__main__":

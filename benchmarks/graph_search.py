@@ -10,15 +10,13 @@ find the same, but for continuations that are equally likely up to rounding.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import spread
+from measuring import spread, take_json, write_json
 from torch import Tensor
 
 from mtattn.decode import DecodeConfig, Hypothesis, search
@@ -109,7 +107,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--json", type=Path, help="write every measurement there")
+    take_json(parser)
     options = parser.parse_args()
     model, rows = random_model(options.vocab, torch.device(options.device)), []
     for beam in map(int, options.beams.split(",")):
@@ -124,8 +122,7 @@ def main() -> None:
     if options.device == "cuda":
         held, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         print(f"memory: {held / 2**30:.2f} GiB at most, {reserved / 2**30:.2f} with what the allocator keeps")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(options, rows)
 
 
 if __name__ == "__main__":

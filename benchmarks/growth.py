@@ -11,7 +11,6 @@ log(cost) over log(size) on the last three points: 1 is proportional.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import apart, growth, resident_mebibytes
+from measuring import apart, growth, resident_mebibytes, take_json, write_json
 
 import mtattn
 from mtattn.batching import Batch
@@ -163,7 +162,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--plot", type=Path, default=PLOT, help="file to draw into (needs matplotlib)")
     parser.add_argument("--no-plot", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    take_json(parser)
     options = parser.parse_args()
     options.precision = options.precision or ("bfloat16" if options.device == "cuda" else "float32")
     where = "one GPU" if options.device == "cuda" else f"{options.threads} CPU threads"
@@ -180,12 +179,9 @@ def main() -> None:
                 print(f"{axis} {point}: {known[point]}", file=sys.stderr, flush=True)
             measured = known[point]
             tables[axis].append({"x": along(axis, point, measured), **vars(point), **measured})
-        if not options.json:
-            print_table(axis, tables[axis])
-    if options.json:
-        print(json.dumps({"conditions": title, "batch_tokens": BATCH_TOKENS, "axes": tables}))
-    else:
-        print(f"\n{title}; batches of {BATCH_TOKENS:,} target tokens; base: {BASE}")
+        print_table(axis, tables[axis])
+    print(f"\n{title}; batches of {BATCH_TOKENS:,} target tokens; base: {BASE}")
+    write_json(options, {"conditions": title, "batch_tokens": BATCH_TOKENS, "axes": tables})
     if not options.no_plot:
         try:
             draw(tables, options.plot, title)

@@ -26,6 +26,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from measuring import take_json, write_json
+
 TOY = Path(__file__).parent.parent / "data" / "toy"
 PHASES = ("reading the corpus", "training the tokenizer", "encoding")  # as mtattn.prepare names them
 SIZES = {"translate": (10_000, 100_000, 1_000_000), "prepare": (30_000, 300_000, 3_000_000)}
@@ -177,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=WORK)
     parser.add_argument("--sizes", help="lines or pairs, with commas between")
-    parser.add_argument("--json", type=Path, help="write every measurement there")
+    take_json(parser)
     parser.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else SIZES[options.what]
@@ -186,8 +188,7 @@ def main() -> None:
         return
     found = [measure(options.what, size) for size in sizes]
     report(options.what, found)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(options, found)
 
 
 if __name__ == "__main__":

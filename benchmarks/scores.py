@@ -14,13 +14,13 @@ model (Koehn 2004; sacreBLEU's paired bootstrap, seed 12345).
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import take_json, write_json
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--language", default="de", help="code of the target language, for files")
     parser.add_argument("--beam", type=int, help="default: the config's")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
+    take_json(parser)
     options = parser.parse_args()
     outputs: dict[str, Sequence[str]] = {}
     reference = lines_of(options.ref) if options.ref else []
@@ -111,9 +111,7 @@ def main() -> None:
     if wrong := [name for name, lines in outputs.items() if len(lines) != len(reference)]:
         sys.exit(f"{', '.join(wrong)}: not as many lines as the {len(reference)} references")
     rows = compare(outputs, reference, language)
-    if options.json:
-        print(json.dumps({"num_sentences": len(reference), "rows": rows}))
-        return
+    write_json(options, {"num_sentences": len(reference), "rows": rows})
     print("| how | model | BLEU | 95 % interval | p (against the first) |")
     print("| --- | --- | --- | --- | --- |")
     for row in rows:

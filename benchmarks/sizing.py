@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import take_json, write_json
 
 from mtattn.checkpoint import RunDirectory
 from mtattn.corpus import DataConfig, load_corpus
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/sizing"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write every result there")
+    take_json(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     whole = DataConfig(src=options.src, tgt=options.tgt, train=options.train)
@@ -125,8 +126,7 @@ def main() -> None:
         rows = results[pairs] = []
         for name in ("auto", *options.hand.split(",")):
             rows.append(trained(name, data, folder / name, options.minutes, torch.device(options.device)))
-            if options.json:
-                options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            write_json(options, results)
         show(pairs, rows)
 
 

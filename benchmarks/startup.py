@@ -8,13 +8,12 @@ compares one round with itself; it is given as median [lowest, highest].
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from measuring import spread
+from measuring import spread, take_json, write_json
 
 
 def seconds(arguments: list[str], text: str = "") -> float:
@@ -30,7 +29,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run directory or released model")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--text", default="A man rides a bicycle.", help="the line")
-    parser.add_argument("--json", type=Path, help="write every measurement there")
+    take_json(parser)
     options = parser.parse_args()
     rounds = []
     for _ in range(options.rounds + 1):
@@ -42,9 +41,7 @@ def main() -> None:
     print(f"import torch            {spread(torch_seconds)} s")
     print(f"mtattn translate RUN    {spread(our_seconds)} s")
     print(f"ratio                   {spread(ratios)}, {options.rounds} rounds")
-    if options.json:
-        found = {"import_torch": torch_seconds, "translate": our_seconds, "ratios": ratios}
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(options, {"import_torch": torch_seconds, "translate": our_seconds, "ratios": ratios})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How fast is a training step, and where does its time go?
 
     python benchmarks/steps.py multi30k-en-de --set data.folder=PATH --set loss.rdrop=0
-    python benchmarks/steps.py multi30k-en-de --set train.batch_tokens=32768 --device cuda --profile --json
+    python benchmarks/steps.py multi30k-en-de --set train.batch_tokens=32768 --device cuda --profile --json OUT
 
 Takes the steps of `mtattn train` on the first batches of a config's corpus, prepared beforehand. Counted are target
 tokens with EOS, without padding. `first` is the first step, which allocates; `second` records it on a GPU. The gradient
@@ -9,7 +9,6 @@ and the update are timed by themselves too, where a step consists of recordings.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import take_json, write_json
 from torch.profiler import ProfilerActivity, profile
 
 from mtattn.batching import Position
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--profile", action="store_true", help="list the kernels of a step (on a GPU)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    take_json(parser)
     options = parser.parse_args()
     keep_freed_memory()
     device, report = torch.device(options.device), Reporter()
@@ -101,9 +101,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     found |= {"device": where, "torch": torch.__version__, "batch_tokens": config.train.batch_tokens}
     found |= {"precision": config.train.precision, "packing": config.train.packing}
-    if options.json:
-        print(json.dumps(found))
-        return
+    write_json(options, found)
     for name, value in found.items():
         if name != "kernels":
             print(f"{name:18} {value:,.2f}" if isinstance(value, float) else f"{name:18} {value}")

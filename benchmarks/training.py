@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import take_json, write_json
 from peers.contenders import CONTENDERS, DEFAULT_TO_BLEU, ON_CPU, OURS, Contender, begin, say
 from peers.protocol import Job, write_groups
 
@@ -223,7 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-lr", type=float, default=1e-3, help="AdamW's peak rate of all but mtattn")
     parser.add_argument("--warmup", type=int, default=150, help="steps in which all rates rise; then they stay")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the peers' environments")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    take_json(parser)
     options = parser.parse_args()
     options.turn = options.turn or (20 if options.device == "cuda" else 1)
     names = [name.strip() for name in options.only.split(";") if name.strip()]
@@ -265,9 +266,7 @@ def main() -> None:
         "accumulate": config.train.accumulate,
         "vocab_size": data.tokenizer.tgt_vocab_size,
     }
-    if options.json:
-        print(json.dumps({**conditions, "to_bleu": options.to_bleu or None, "rows": rows}))
-        return
+    write_json(options, {**conditions, "to_bleu": options.to_bleu or None, "rows": rows})
     if options.to_bleu:
         print_bleu(rows, options.to_bleu)
     else:

@@ -33,8 +33,10 @@ def script(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
-def test_every_script_takes_json(path):
-    assert '"--json"' in path.read_text(encoding="utf-8")
+def test_every_script_writes_json(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("take_json(parser)") == 1
+    assert text.count("write_json(") >= 1
 
 
 def test_growth_is_the_exponent_of_a_power_law(script):

@@ -1,12 +1,15 @@
-"""What several benchmarks do alike: a process for each measurement, peak memory, how a cost grows, a spread."""
+"""What several benchmarks do alike: a process for each measurement, peak memory, growth, spread, a file of results."""
 
+import argparse
+import json
 import math
 import multiprocessing
 import resource
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -34,3 +37,14 @@ def growth(x: Sequence[float], cost: Sequence[float]) -> float:
 def spread(values: Sequence[float], unit: str = "") -> str:
     """Median [lowest, highest]."""
     return f"{statistics.median(values):.2f}{unit} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def take_json(parser: argparse.ArgumentParser) -> None:
+    """Add the option that `write_json` obeys."""
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every measurement there too, as JSON")
+
+
+def write_json(options: argparse.Namespace, found: Any) -> None:
+    """Write what was found to the file that --json names, if it does."""
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
