@@ -42,7 +42,8 @@ SIZES = (
     Size(1_000_000, 16_000, 512, 2_048, 8, 6, 0.1, 32_768, 8),
 )
 MAX_VOCAB_SIZE = 32_000
-FEW_EPOCHS, LITTLE_DROPOUT = 5, 0.1  # a pair that is seen so rarely is not learnt by heart
+# From MANY_EPOCHS on a row needs its whole dropout, lest pairs are learnt by heart; of fewer a share of it is better.
+MANY_EPOCHS, LITTLE_DROPOUT = 20, 0.1
 TOKENS_PER_WEIGHT = 0.75  # target tokens that a model must at least see for each of its weights; else a smaller one
 DEFAULT_MINUTES = 480.0  # "a night": what a run may take when nothing is said
 VALIDATIONS = 20  # in a run
@@ -167,7 +168,8 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
         minutes = f"{facts.max_minutes or DEFAULT_MINUTES:g} minutes"
         why = f"a larger model for {_range(data)} would not see enough text in {minutes} on this {facts.device}"
     times = f"a pair is seen about {epochs:.0f} times"
-    few = epochs <= FEW_EPOCHS
+    dropout = max(LITTLE_DROPOUT, round(data.dropout * min(1.0, epochs / MANY_EPOCHS), 2))
+    learnt = "must not" if dropout == data.dropout else "hardly can"
     if vocab_size > model.vocab_size:
         pieces = f"the text has {facts.num_chars:,} different characters, and each needs room"
     else:
@@ -179,11 +181,7 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
         Choice("model.num_heads", model.num_heads, f"{model.d_model // model.num_heads} features a head"),
         Choice("model.encoder_layers", model.layers, "with d_model"),
         Choice("model.decoder_layers", model.layers, "with d_model"),
-        Choice(
-            "model.dropout",
-            min(data.dropout, LITTLE_DROPOUT) if few else data.dropout,
-            f"{times}, too rarely to be learnt by heart" if few else f"{times} and must not be learnt by heart",
-        ),
+        Choice("model.dropout", dropout, f"{times} and {learnt} be learnt by heart"),
     ]
 
 
