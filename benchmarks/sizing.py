@@ -27,10 +27,14 @@ from mtattn.scoring import evaluate_run
 from mtattn.train import train
 
 HAND_MADE = {
-    # What a person would write for a few thousand pairs, ten thousand, some ten thousand
-    # (configs/multi30k-en-de-cpu.toml), and more.
+    # What a person would write for a few thousand pairs, ten thousand, some ten thousand in little time
+    # (configs/multi30k-en-de-quick.toml) and in much, and for more.
     "small": ("tokenizer.vocab_size=2000", "model.preset=tiny", "model.dropout=0.3", "train.batch_tokens=1024"),
     "medium": ("tokenizer.vocab_size=4000", "model.d_model=192", "model.d_ff=768", "train.batch_tokens=2048"),
+    "quick": (
+        *("tokenizer.vocab_size=4000", "model.preset=tiny", "model.encoder_layers=4", "model.decoder_layers=4"),
+        *("model.dropout=0.05", "model.inner_dropout=0", "train.batch_tokens=2048"),
+    ),
     "captions": ("tokenizer.vocab_size=6000", "train.batch_tokens=4096", "train.accumulate=2"),
     "large": ("tokenizer.vocab_size=8000", "model.dropout=0.1", "train.batch_tokens=4096", "train.accumulate=2"),
 }

@@ -42,12 +42,13 @@ from mtattn.progress import Reporter
 from mtattn.tokenizer import Tokenizer
 
 PAUSE = 0.25  # seconds between turns: some thread pools spin for 0.2 s before they sleep
+PLAIN = ("loss.rdrop=0", "train.batch_tokens=4096")  # of the config: what every contender can do, and fits a CPU
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtattn" / "peers"
 
 
 def make_config(options: argparse.Namespace) -> Config:
     """The mtattn config that all contenders follow."""
-    overrides = ["data.test=[]", *options.set]
+    overrides = [*PLAIN, "data.test=[]", *options.set]
     if options.corpus is not None:
         overrides.insert(0, f"data.folder={json.dumps(str(options.corpus.resolve()))}")
     if options.device == "cuda":
@@ -208,9 +209,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, nargs="?", help="instead of the folder that the config names")
-    parser.add_argument(
-        "--config", default="multi30k-en-de-cpu", help="a config's name or file: shapes, batches, recipe"
-    )
+    parser.add_argument("--config", default="multi30k-en-de", help="a config's name or file: shapes, batches, recipe")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override a config value")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mtattn.config import Config
+from mtattn.model import ModelConfig
 from mtattn.tokenizer import NUM_RESERVED
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ class Size:
 SIZES = (
     Size(0, 2_000, 128, 512, 4, 2, 0.3, 1_024, 100),
     Size(8_000, 3_000, 192, 768, 4, 3, 0.3, 2_048, 40),
-    Size(20_000, 6_000, 256, 1_024, 4, 3, 0.3, 8_192, 20),  # configs/multi30k-en-de-cpu.toml
+    Size(20_000, 6_000, 256, 1_024, 4, 3, 0.3, 8_192, 20),
     Size(100_000, 8_000, 256, 1_024, 4, 3, 0.2, 8_192, 15),
     Size(1_000_000, 16_000, 512, 2_048, 8, 6, 0.1, 32_768, 8),
 )
 MAX_VOCAB_SIZE = 32_000
-# From MANY_EPOCHS on a row needs its whole dropout, lest pairs are learnt by heart; of fewer a share of it is better.
-MANY_EPOCHS, LITTLE_DROPOUT = 20, 0.1
+# Pairs that are seen this often, or as often as their row says, need its whole dropout lest they are learnt by heart;
+# a shorter run needs a share of it: after 4 epochs of 29,000 captions a dropout of 0.05 scores 37.8, 0.15 36.4.
+MANY_EPOCHS, LITTLE_DROPOUT = 20, 0.05
 TOKENS_PER_WEIGHT = 0.75  # target tokens that a model must at least see for each of its weights; else a smaller one
 DEFAULT_MINUTES = 480.0  # "a night": what a run may take when nothing is said
 VALIDATIONS = 20  # in a run
@@ -168,8 +170,10 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
         minutes = f"{facts.max_minutes or DEFAULT_MINUTES:g} minutes"
         why = f"a larger model for {_range(data)} would not see enough text in {minutes} on this {facts.device}"
     times = f"a pair is seen about {epochs:.0f} times"
-    dropout = max(LITTLE_DROPOUT, round(data.dropout * min(1.0, epochs / MANY_EPOCHS), 2))
+    share = min(1.0, epochs / min(MANY_EPOCHS, data.epochs))
+    dropout = max(LITTLE_DROPOUT, round(share * data.dropout, 2))
     learnt = "must not" if dropout == data.dropout else "hardly can"
+    inner_dropout = ModelConfig.inner_dropout if share > 1 / 2 else 0.0
     if vocab_size > model.vocab_size:
         pieces = f"the text has {facts.num_chars:,} different characters, and each needs room"
     else:
@@ -182,6 +186,7 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
         Choice("model.encoder_layers", model.layers, "with d_model"),
         Choice("model.decoder_layers", model.layers, "with d_model"),
         Choice("model.dropout", dropout, f"{times} and {learnt} be learnt by heart"),
+        Choice("model.inner_dropout", inner_dropout, "with dropout"),
     ]
 
 

@@ -47,11 +47,12 @@ def test_a_row_begins_at_its_number_of_pairs(before: Any, size: Any) -> None:
         assert chosen(facts(size.pairs - 1, device="cuda"))["tokenizer.vocab_size"] == before.vocab_size
 
 
-def test_captions_get_what_was_measured_to_be_good() -> None:
-    config, best = parse_config(as_table(choose(facts(29_000))), "chosen"), load_config("multi30k-en-de-cpu")
-    assert config.model == best.model
-    assert config.tokenizer == best.tokenizer
-    assert (config.train.batch_tokens, config.train.accumulate) == (best.train.batch_tokens, best.train.accumulate)
+def test_the_time_of_the_cpu_recipe_is_spent_on_as_wide_a_model() -> None:
+    found, recipe = chosen(facts(29_000, max_minutes=52, instructions="AVX2")), load_config("multi30k-en-de-cpu")
+    assert found["model.d_model"] == recipe.model.d_model
+    assert (found["model.dropout"], found["model.inner_dropout"]) == pytest.approx(
+        (recipe.model.dropout, recipe.model.inner_dropout), abs=0.1
+    )
 
 
 @given(pairs, pairs, minutes, devices)
@@ -91,7 +92,8 @@ def test_little_time_asks_for_a_smaller_model_and_says_so() -> None:
     assert choices["model.d_model"].value == 192
     assert "would not see enough text in 10 minutes" in choices["model.d_model"].reason
     assert "fit into 10 minutes, and the clock ends the run" in choices["train.max_epochs"].reason
-    assert choices["model.dropout"].value == 0.1
+    assert choices["model.dropout"].value == 0.05
+    assert "hardly can be learnt by heart" in choices["model.dropout"].reason
 
 
 def test_a_short_run_on_a_cpu_takes_more_and_smaller_steps() -> None:
@@ -124,7 +126,8 @@ def test_a_gpu_finds_its_batch_by_trying() -> None:
 
 def test_the_estimate_is_what_was_measured() -> None:
     """docs/experiments.md: 2,600 target tokens a second with this config, and 17 of them a pair."""
-    said = estimate(load_config("multi30k-en-de-cpu"), facts(29_000, max_minutes=52))
+    config = load_config("multi30k-en-de", ["loss.rdrop=0", "tokenizer.vocab_size=6000", "train.max_minutes=52"])
+    said = estimate(config, facts(29_000))
     speed = int(said.split(" a second")[0].split()[-1].replace(",", ""))
     assert 2_300 < speed < 3_000
     assert "training takes about 52 minutes" in said
