@@ -172,7 +172,7 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
     times = f"a pair is seen about {epochs:.0f} times"
     share = min(1.0, epochs / min(MANY_EPOCHS, data.epochs))
     dropout = max(LITTLE_DROPOUT, round(share * data.dropout, 2))
-    learnt = "must not" if dropout == data.dropout else "hardly can"
+    learnt = "must not" if dropout == data.dropout else "can hardly"
     inner_dropout = ModelConfig.inner_dropout if share > 1 / 2 else 0.0
     if vocab_size > model.vocab_size:
         pieces = f"the text has {facts.num_chars:,} different characters, and each needs room"
