@@ -37,21 +37,24 @@ class Size:
 
 SIZES = (
     Size(0, 2_000, 128, 512, 4, 2, 0.3, 1_024, 100),
-    Size(8_000, 3_000, 192, 768, 4, 3, 0.3, 2_048, 40),
+    Size(8_000, 4_000, 128, 512, 4, 4, 0.3, 2_048, 40),  # configs/multi30k-en-de-quick.toml
     Size(20_000, 6_000, 256, 1_024, 4, 3, 0.3, 8_192, 20),
     Size(100_000, 8_000, 256, 1_024, 4, 3, 0.2, 8_192, 15),
     Size(1_000_000, 16_000, 512, 2_048, 8, 6, 0.1, 32_768, 8),
 )
 MAX_VOCAB_SIZE = 32_000
-# Pairs that are seen this often, or as often as their row says, need its whole dropout lest they are learnt by heart;
-# a shorter run needs a share of it: after 4 epochs of 29,000 captions a dropout of 0.05 scores 37.8, 0.15 36.4.
+# Pairs that are seen this often, or as often as their row says, need its whole dropout lest they are learnt by heart.
+# Shorter runs need far less: of 29,000 captions 4 epochs score 37.8 with 0.05 and 36.4 with 0.15, and 12 epochs with
+# 0.1 hardly begin to learn by heart (docs/experiments.md). Hence the square of the share of epochs.
 MANY_EPOCHS, LITTLE_DROPOUT = 20, 0.05
-TOKENS_PER_WEIGHT = 0.75  # target tokens that a model must at least see for each of its weights; else a smaller one
+# Target tokens that a model must at least see for each of its weights; else a smaller one is better: in 18.5 minutes
+# 1.5 for each of 2.4 M weights score 39.0, 0.7 for each of 3.7 M 37.3.
+TOKENS_PER_WEIGHT = 1.25
 DEFAULT_MINUTES = 480.0  # "a night": what a run may take when nothing is said
 VALIDATIONS = 20  # in a run
 # On a CPU a run of fewer steps takes smaller batches: after 1.5 epochs of 29,000 captions 440 steps of 2,048 tokens
 # score 28.7, 220 of 4,096 24.7 (docs/experiments.md). They would not fill a GPU.
-FEWEST_STEPS, SMALLEST_STEP = 1_000, 1_024
+FEWEST_STEPS, SMALLEST_STEP = 1_400, 1_024
 
 # A GPU has the time for R-Drop and for this many times the epochs, with which 29,000 captions score 42.9 where 7 plain
 # epochs score 39.1; that fewer pairs than FEW_PAIRS gain as much is an assumption.
@@ -170,7 +173,7 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
         minutes = f"{facts.max_minutes or DEFAULT_MINUTES:g} minutes"
         why = f"a larger model for {_range(data)} would not see enough text in {minutes} on this {facts.device}"
     times = f"a pair is seen about {epochs:.0f} times"
-    share = min(1.0, epochs / min(MANY_EPOCHS, data.epochs))
+    share = min(1.0, epochs / min(MANY_EPOCHS, data.epochs)) ** 2
     dropout = max(LITTLE_DROPOUT, round(share * data.dropout, 2))
     learnt = "must not" if dropout == data.dropout else "can hardly"
     inner_dropout = ModelConfig.inner_dropout if share > 1 / 2 else 0.0
