@@ -18,7 +18,7 @@ from mtattn.resolve import Resolved, resolve
 from mtattn.sizing import FEW_PAIRS, MORE_EPOCHS, RDROP, SIZES, Facts, as_table, choose, choose_batch, estimate, measure
 
 CPU = torch.device("cpu")
-GROWING = ("tokenizer.vocab_size", "model.d_model", "model.d_ff", "model.num_heads")  # layers: a narrow model has more
+GROWING = ("tokenizer.vocab_size", "model.d_model", "model.d_ff", "model.num_heads", "weights")
 pairs = st.integers(1, 3_000_000)
 minutes = st.sampled_from([0.0, 0.5, 5.0, 20.0, 60.0, 1000.0])
 devices = st.sampled_from(["cpu", "cuda"])
@@ -30,7 +30,9 @@ def facts(count: int, **known: Any) -> Facts:
 
 
 def chosen(found: Facts) -> dict[str, Any]:
-    return {choice.key: choice.value for choice in choose(found)}
+    values = {choice.key: choice.value for choice in choose(found)}
+    layers = values["model.encoder_layers"] + values["model.decoder_layers"]
+    return values | {"weights": layers * values["model.d_model"] * values["model.d_ff"]}  # in proportion
 
 
 @pytest.mark.parametrize("before, size", list(zip((None, *SIZES), SIZES, strict=False)))
@@ -45,6 +47,13 @@ def test_a_row_begins_at_its_number_of_pairs(before: Any, size: Any) -> None:
     assert found.get("loss.rdrop") == (RDROP if thorough else None)
     if before is not None:
         assert chosen(facts(size.pairs - 1, device="cuda"))["tokenizer.vocab_size"] == before.vocab_size
+
+
+def test_a_night_gives_captions_the_sizes_of_their_row() -> None:
+    found = chosen(facts(29_000))
+    assert (found["tokenizer.vocab_size"], found["model.d_model"], found["model.encoder_layers"]) == (6_000, 256, 3)
+    assert (found["model.dropout"], found["model.inner_dropout"]) == (0.3, 0.1)
+    assert (found["train.batch_tokens"], found["train.accumulate"]) == (4_096, 2)
 
 
 def test_twenty_minutes_get_what_was_measured_to_be_good() -> None:
