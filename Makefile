@@ -19,7 +19,7 @@ $(VENV)/developing: $(VENV)/installed
 	touch $@
 
 demo: $(VENV)/installed  ## train the bundled toy corpus, translate a few lines, score the test split
-	time $(BIN)/mtattn train toy
+	$(BIN)/mtattn train toy
 	printf '%s\n' 'The car that Emma repaired is green.' 'The teacher went to the park yesterday to play chess.' \
 		'Emma cannot water the red rose this evening because she has a fever.' | $(BIN)/mtattn translate runs/toy
 	$(BIN)/mtattn eval runs/toy

@@ -238,7 +238,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     lines, refs = (
-        None if path is None else path.read_text(encoding="utf-8").removesuffix("\n").split("\n")[: options.lines]
+        None if path is None else path.read_bytes().decode().removesuffix("\n").split("\n")[: options.lines]
         for path in (options.src, options.ref)
     )
     keep_freed_memory()

@@ -78,7 +78,7 @@ def translated(run: Path, config: Config, split: str, beam: int | None, device: 
 
 def lines_of(path: Path) -> list[str]:
     """A text file's lines, which end at a line feed alone."""
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return path.read_bytes().decode().removesuffix("\n").split("\n")
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
 """Are the sizes that `mtattn train` chooses by itself as good as hand-made configs?
 
     python benchmarks/sizing.py 'train.{en,de}' --dev 'val.{en,de}' --test 'test.{en,de}' \\
-        [--src en --tgt de] [--pairs 3000,30000,157000] [--minutes 30] [--hand small,captions,large] [--json OUT]
+        [--src en --tgt de] [--pairs 3000,30000,157000] [--minutes 30] [--hand small,tatoeba-en-de] [--json OUT]
 
 For each number of pairs a random part of the training corpus, the same for all, is trained on with the sizes chosen
-automatically and with each hand-made config, all with the same limit of training minutes. The table gives beam-search
-scores on the test corpus; the last column is BLEU below the best of the row. A corpus is named as in a config's [data]
-section. Runs stay in --folder, and running the same command again goes on where it stopped.
+automatically and with each hand-made config, which is one of `HAND_MADE` or a bundled one on this corpus, all with the
+same limit of training minutes. The table gives beam-search scores on the test corpus; the last column is BLEU below the
+best of the row. A corpus is named as in a config's [data] section. Runs stay in --folder, and running the same command
+again goes on where it stopped.
 """
 
 import argparse
@@ -27,18 +28,11 @@ from mtattn.scoring import evaluate_run
 from mtattn.train import train
 
 HAND_MADE = {
-    # What a person would write for a few thousand pairs, ten thousand, some ten thousand in little time
-    # (configs/multi30k-en-de-quick.toml) and in much, and for more.
     "small": ("tokenizer.vocab_size=2000", "model.preset=tiny", "model.dropout=0.3", "train.batch_tokens=1024"),
     "medium": ("tokenizer.vocab_size=4000", "model.d_model=192", "model.d_ff=768", "train.batch_tokens=2048"),
-    "quick": (
-        *("tokenizer.vocab_size=4000", "model.preset=tiny", "model.encoder_layers=4", "model.decoder_layers=4"),
-        *("model.dropout=0.05", "model.inner_dropout=0", "train.batch_tokens=2048"),
-    ),
-    "captions": ("tokenizer.vocab_size=6000", "train.batch_tokens=4096", "train.accumulate=2"),
-    "large": ("tokenizer.vocab_size=8000", "model.dropout=0.1", "train.batch_tokens=4096", "train.accumulate=2"),
 }
-"""Name -> what differs from the defaults (256 wide, 3 + 3 layers, dropout 0.3). None has a limit but the minutes."""
+"""What a person would write for three and for ten thousand pairs: what differs from the defaults (256 wide, 3 + 3
+layers, dropout 0.3). For more there are bundled configs."""
 
 
 def write_part(data: DataConfig, pairs: int, folder: Path) -> str:
@@ -63,15 +57,16 @@ def trained(name: str, data: dict[str, str], run: Path, minutes: float, device: 
     """Scores of one contender, and what it was."""
     report = Reporter()
     named = [f"data.{key}={json.dumps(value)}" for key, value in data.items()]
-    limits = [f"train.max_minutes={minutes}"]
-    if name == "auto":
-        given, source = [], None
-    else:
-        source = run.with_suffix(".toml")  # any config at all: only without one are sizes chosen
-        source.write_text("", encoding="utf-8")
-        given = [*HAND_MADE[name], "train.max_epochs=0"]
+    given = [*named, f"train.max_minutes={minutes}"]
+    source = None if name == "auto" else name  # only without a config are sizes chosen
+    if source is not None:
+        given.append("train.max_epochs=0")
+    if name in HAND_MADE:
+        given.extend(HAND_MADE[name])
+        source = str(run.with_suffix(".toml"))
+        Path(source).write_text("", encoding="utf-8")
     directory = RunDirectory(run)
-    resolved = resolve(source and str(source), [*named, *limits, *given], directory, report, device=device)
+    resolved = resolve(source, given, directory, report, device=device)
     for note in resolved.notes:
         report.note(note)
     outcome = train(resolved.config, directory, report, device=device)
@@ -114,7 +109,8 @@ def main() -> None:
     parser.add_argument("--tgt", default="de", help="language code of the target")
     parser.add_argument("--pairs", default="3000,30000,157000")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training, for each contender")
-    parser.add_argument("--hand", default=",".join(HAND_MADE), help="hand-made configs to compare with")
+    hand = ",".join([*HAND_MADE, "multi30k-en-de-quick", "tatoeba-en-de"])
+    parser.add_argument("--hand", default=hand, help="hand-made configs to compare with")
     parser.add_argument("--folder", type=Path, default=Path("runs/sizing"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -126,7 +122,7 @@ def main() -> None:
     for pairs in map(int, options.pairs.split(",")):
         folder = options.folder / str(pairs)
         data = {"src": options.src, "tgt": options.tgt, "train": write_part(whole, pairs, folder / "text")}
-        data |= {"dev": options.dev, "test": options.test or options.dev}
+        data |= {"dev": options.dev, "test": options.test or options.dev, "folder": ""}
         rows = results[pairs] = []
         for name in ("auto", *options.hand.split(",")):
             rows.append(trained(name, data, folder / name, options.minutes, torch.device(options.device)))

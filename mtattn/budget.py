@@ -20,14 +20,20 @@ LEAST, MOST, MOST_ON_GPU = 512, 4096, 32768  # a CPU is no faster beyond 4096; a
 
 def choose_packing(config: Config, device: torch.device) -> tuple[bool, str]:
     """(whether pairs are packed, the reason in words), for packing = "auto"."""
-    model = config.model
-    reasons = {
-        "on a CPU padded batches are as fast": device.type != "cuda",
-        "learned positions are looked up with a check": model.position.kind == "learned",
-        f"attention {model.attention} cannot be recorded": model.attention not in ("auto", "sdpa", "reference"),
-    }
-    against = next((reason for reason, holds in reasons.items() if holds), "")
+    if device.type != "cuda":
+        return False, "on a CPU padded batches are as fast"
+    against = unrecordable(config)
     return not against, against or "all batches have one shape, and a step is recorded once and replayed"
+
+
+def unrecordable(config: Config) -> str:
+    """Why a step on packed pairs cannot be recorded on a GPU, or ""."""
+    model = config.model
+    if model.position.kind == "learned":
+        return "learned positions are looked up with a check"
+    if model.attention not in ("auto", "sdpa", "reference"):
+        return f"attention {model.attention} cannot be recorded"
+    return ""
 
 
 def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:

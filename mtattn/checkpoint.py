@@ -146,7 +146,7 @@ class RunDirectory:
             write_folder(folder, files)
             verify_folder(folder, files)
         self.point_to(checkpoint)
-        self._prune()
+        self._prune(folder)
 
     def point_to(self, checkpoint: Checkpoint) -> None:
         """Let `last` name this checkpoint, and `best` what it knows as the best: a kill may have come in between."""
@@ -155,10 +155,14 @@ class RunDirectory:
             if folder.is_dir() and self.pointer(name) != folder:
                 write_file(self.path / name, f"{folder.name}\n".encode())
 
-    def _prune(self) -> None:
-        """Keep the best checkpoint and the newest two: should one be damaged later, the other is there."""
+    def _prune(self, saved: Path) -> None:
+        """Keep the best checkpoint, the one just saved and the one before: should one be damaged, the other is there.
+
+        Newer ones are damaged, or training would have gone on from them.
+        """
         folders = self._folders()
-        for folder in folders[2:]:
+        at = folders.index(saved)
+        for folder in folders[:at] + folders[at + 2 :]:
             if folder != self.pointer("best"):
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -143,11 +143,14 @@ def read_table(source: str | None, overrides: Sequence[str] = ()) -> tuple[dict[
     """What a config and `--set` say themselves, before any default and unchecked, and its name for errors.
 
     Raises:
-        ConfigError: no such file, no TOML, an override that is none, or an unknown `model.preset`.
+        ConfigError: no such file, no TOML, an override or section that is none, or an unknown `model.preset`.
     """
     where, table = ("the defaults", {}) if source is None else _read(source)
     for override in overrides:
         _apply(table, override)
+    for section in fields(Config):
+        if not isinstance(value := table.get(section.name, {}), dict):
+            raise ConfigError(f"{where}: {section.name} = {value!r}: it should be a table")
     return _with_preset(table, where), where
 
 

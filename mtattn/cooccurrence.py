@@ -44,7 +44,7 @@ def start_embeddings(model: Transformer, src: TokenTable, tgt: TokenTable, *, se
         src, tgt, len(model.src_embed.weight), len(model.tgt_embed.weight), dim, seed=seed
     )
     if shared:
-        starts = {model.tgt_embed: torch.cat([left, right], 1)}  # [V, D]
+        starts = {model.tgt_embed: F.pad(torch.cat([left, right], 1), (0, model.config.d_model % 2))}  # [V, D]
     else:
         starts = {model.src_embed: left, model.tgt_embed: right, model.out_embed: right}
     for table, vectors in starts.items():

@@ -86,6 +86,8 @@ class LoadedCorpus:
 def load_corpus(corpus: Corpus, data: DataConfig, *, cache_dir: Path, keep_all: bool = False) -> LoadedCorpus:
     """Reads a corpus, or opens the Arrow file that an earlier call made from the same content.
 
+    What came from the hub is asked for once: a dataset that changes there is the old one here until `cache_dir` is deleted.
+
     Args:
         corpus: what to read; several sources are joined in order.
         data: languages, folder and what to do about invalid UTF-8.

@@ -204,11 +204,6 @@ class Finetuning:
     report: Reporter
     check: Callable[[], None]
 
-    def begin(self, model: Transformer) -> None:
-        """Give a model the weights to start from, and score it on the old dev set."""
-        load_weights(model, weights_of(load_origin(self.config.finetune)[0]))
-        self._score_old_dev(model, step=0)
-
     def end(self, best_step: int, device: torch.device) -> dict[str, Any]:
         """Say what fine-tuning changed, up to the step whose weights are released.
 
@@ -218,7 +213,7 @@ class Finetuning:
         if best_step:
             best = make_model(self.config, self.data.tokenizer).to(device)
             load_weights(best, self.run.weights_to_release())
-            self._score_old_dev(best, step=best_step)
+            self.score_old_dev(best, step=best_step)
         else:
             self.report.note("no step made BLEU on the new dev set better than it was: released as it came")
         lines = self.run.metrics.read()
@@ -230,7 +225,7 @@ class Finetuning:
             self.report.note(line)
         return {"from": self.config.finetune.model, "from_weights": self.config.finetune.weights, **compared}
 
-    def _score_old_dev(self, model: Transformer, step: int) -> None:
+    def score_old_dev(self, model: Transformer, step: int) -> None:
         """A line of metrics.jsonl with the scores on the old dev set, if that is there."""
         if self.data.old_dev is None:
             return

@@ -13,8 +13,8 @@ class Gradient:
     """Forward and backward of a batch.
 
     Packed batches (`mtattn.packing`) all have the shape of the first, so that on a GPU the work is recorded once: each
-    is copied to where the first one lay, and the recording replayed. Parts of one that did not fit into memory are
-    computed without.
+    is copied to where the first one lay, and the recording replayed. What has another shape, such as part of a batch
+    that did not fit into memory, is computed without.
 
     Args:
         loss: the nats of a batch that lies on the device, summed over its tokens.

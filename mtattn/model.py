@@ -77,7 +77,7 @@ class ModelConfig:
     score: the kind of attention, a name in `mtattn.attention.SCORES`.
     qk_norm: RMSNorm of queries and keys in self-attention (Henry et al. 2020).
     tied_embeddings: one table for source, target and output (target and output alone with separate vocabularies).
-    attention: how attention is computed, a name in `mtattn.attention.IMPLS`, or "auto".
+    attention: how attention is computed, a name in `mtattn.attention.IMPLS` but "banded", or "auto".
     """
 
     preset: str = ""
@@ -119,8 +119,15 @@ class ModelConfig:
                 f"score {self.score!r} projects queries and keys alike, so num_kv_heads must be num_heads "
                 f"{self.num_heads} (or 0), not {self.num_kv_heads}"
             )
-        if self.attention not in ("auto", *IMPLS):
-            raise ValueError(f"attention is {self.attention!r}; allowed: auto, {', '.join(IMPLS)}")
+        # banded needs a window that is bounded on both sides, which no layer here has.
+        if self.attention not in (allowed := ("auto", *(name for name in IMPLS if name != "banded"))):
+            raise ValueError(f"attention is {self.attention!r}; allowed: {', '.join(allowed)}")
+        if self.attention in ("chunked", "flex") and self.attention_dropout:
+            raise ValueError(
+                f"attention {self.attention!r} has no dropout; set attention_dropout = 0, or leave it on auto"
+            )
+        if self.attention != "auto" and not SCORES[self.score].is_dot_product:
+            raise ValueError(f"score {self.score!r} is computed in one way alone; leave attention on auto")
         if self.position.kind == "rotary" and (self.d_model // self.num_heads) % 2:
             raise ValueError(
                 f"d_model {self.d_model} in {self.num_heads} heads makes {self.d_model // self.num_heads} features a "

@@ -36,7 +36,7 @@ class OldData:
 class Prepared:
     """What the train loop works on.
 
-    files: each local training file, and the sha256 of its content. mixture: which pairs an epoch has; None: all.
+    mixture: which pairs an epoch has; None: all.
     old_dev: the dev set of the model that is fine-tuned.
     """
 
@@ -44,7 +44,6 @@ class Prepared:
     dev: Pairs
     tokenizer: Tokenizer
     examples: Examples
-    files: dict[str, str]
     mixture: Mixture | None = None
     old_dev: Pairs | None = None
 
@@ -114,7 +113,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
         f"{tokens[1]:,} target tokens; {len(dev.src):,} pairs for validation"
     )
     mixture = _mixture(config, examples, num_new, report) if old.corpus is not None else None
-    return Prepared(corpus, dev, tokenizer, examples, corpus.files, mixture, old.dev)
+    return Prepared(corpus, dev, tokenizer, examples, mixture, old.dev)
 
 
 def held_out(corpus: LoadedCorpus, most: int, seed: int) -> Pairs:

@@ -82,7 +82,7 @@ def _sized(given: dict[str, Any], base: dict[str, Any], where: str, report: Repo
     config = parse_config(base or given, where)
     with report.bar("measuring the corpus", None):
         corpus = load_corpus(config.data.train, config.data, cache_dir=cache_folder() / "corpora")
-        facts = measure(corpus.dataset, device, config.train.max_minutes)
+        facts = measure(corpus.dataset, device, config.train)
     if "max_epochs" in given.get("train", {}):
         facts = replace(facts, max_epochs=config.train.max_epochs)
     found = choose_batch(facts) if base else choose(facts)

@@ -16,14 +16,22 @@ MAY_CHANGE = ("max_steps", "max_epochs", "max_minutes", "patience", "log_every")
 def resumed_config(asked: Config, run: RunDirectory) -> Config:
     """The run's own config, with what may change while a run is under way taken from what is asked for.
 
-    That is [decode], and of [train] the limits in MAY_CHANGE.
+    That is [decode], of [train] the limits in MAY_CHANGE, and the folders that corpora have moved to.
 
     Raises:
         ConfigError: anything else differs; the message lists each field. ModelError: the run's config is no config.
     """
     own = run.read_config()
     limits = {name: getattr(asked.train, name) for name in MAY_CHANGE}
-    own = replace(own, decode=asked.decode, train=replace(own.train, **limits))
+    data = replace(own.data, folder=asked.data.folder)
+    old = replace(own.finetune.old, folder=asked.finetune.old.folder)
+    own = replace(
+        own,
+        data=data,
+        decode=asked.decode,
+        train=replace(own.train, **limits),
+        finetune=replace(own.finetune, old=old),
+    )
     for name in ("precision", "batch_tokens", "packing"):
         if getattr(asked.train, name) == "auto":
             asked = replace(asked, train=replace(asked.train, **{name: getattr(own.train, name)}))
@@ -38,7 +46,7 @@ def resumed_config(asked: Config, run: RunDirectory) -> Config:
 def lineage(config: Config, tokenizer: Tokenizer, files: Mapping[str, str]) -> dict[str, Any]:
     """What a checkpoint says of its origin, for `require_same` to compare; JSON values."""
     table = asdict(config)
-    del table["decode"]
+    del table["decode"], table["data"]["folder"], table["finetune"]["old"]["folder"]
     for name in MAY_CHANGE:
         del table["train"][name]
     if not config.finetune.model:

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import torch
 
-from mtattn.budget import choose_batch_tokens, choose_packing
+from mtattn.budget import choose_batch_tokens, choose_packing, unrecordable
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config, parse_config
 from mtattn.distributed import Ranks
+from mtattn.errors import ConfigError
 from mtattn.finetune import load_origin, old_data
 from mtattn.precision import choose_precision
 from mtattn.prepare import Prepared, prepare
@@ -25,6 +26,10 @@ def settle(
     Raises:
         MtattnError: see mtattn.errors.
     """
+    if device.type == "cpu" and config.model.attention == "flex":
+        raise ConfigError("model.attention = flex has no gradient on a CPU: train on a GPU, or leave it on auto")
+    if device.type == "cuda" and config.train.packing is True and (against := unrecordable(config)):
+        raise ConfigError(f"train.packing = true: {against}; leave it on auto")
     tokenizer = None
     resuming = run.started and not fresh
     if resuming:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mtattn.config import Config
+from mtattn.config import Config, TrainConfig
 from mtattn.model import ModelConfig
 from mtattn.tokenizer import NUM_RESERVED
 
@@ -106,8 +106,8 @@ class Choice:
         return f"  {self.key} = {self.value}  ({self.reason})"
 
 
-def measure(dataset: "datasets.Dataset", device: torch.device, max_minutes: float, sample: int = 10_000) -> Facts:
-    """The facts of a corpus, from at most `sample` pairs evenly spread over it, and of this machine."""
+def measure(dataset: "datasets.Dataset", device: torch.device, train: TrainConfig, sample: int = 10_000) -> Facts:
+    """The facts of a corpus, from at most `sample` pairs evenly spread over it, and of what `train` lets a run use."""
     total = len(dataset)
     rows = dataset[range(0, total, -(-total // sample))]
     src, tgt = list(rows["src"]), list(rows["tgt"])
@@ -124,9 +124,9 @@ def measure(dataset: "datasets.Dataset", device: torch.device, max_minutes: floa
         chars_per_word=letters / max(words, 1),
         num_chars=_covering(counts, 0.9995),
         device=device.type,
-        cores=torch.get_num_threads(),
+        cores=train.threads or torch.get_num_threads(),
         instructions=torch.backends.cpu.get_cpu_capability(),
-        max_minutes=max_minutes,
+        max_minutes=train.max_minutes,
     )
 
 

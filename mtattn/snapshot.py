@@ -27,6 +27,7 @@ class TrainState:
     skipped_in_a_row: int = 0
     rollbacks: int = 0  # times that training went back to a checkpoint; each halves the learning rate
     valid_due: bool = False
+    valid_step: int = -1  # of the last validation
     nats: float = 0.0  # loss since the last "train" line, and the tokens it sums over
     num_tokens: int = 0
     metrics_bytes: int = 0
@@ -76,6 +77,8 @@ def random_tensors(device: torch.device) -> dict[str, Tensor]:
     tensors = {"random.cpu": torch.get_rng_state()}
     if device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        tensors["random.mps"] = torch.mps.get_rng_state()
     return tensors
 
 
@@ -84,3 +87,5 @@ def load_random(tensors: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    elif "random.mps" in tensors and device.type == "mps":
+        torch.mps.set_rng_state(tensors["random.mps"])

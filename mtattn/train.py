@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import mtattn
-from mtattn.batching import Batch, pair_names
+from mtattn.batching import Batch, Position, pair_names
 from mtattn.budget import make_batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
@@ -24,7 +24,7 @@ from mtattn.config import Config
 from mtattn.cooccurrence import start_embeddings
 from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
-from mtattn.finetune import Finetuning, lowered
+from mtattn.finetune import Finetuning, load_origin, lowered
 from mtattn.gradient import Gradient
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.memory import keep_freed_memory
@@ -148,8 +148,9 @@ class Trainer:
 
     def _begin(self) -> None:
         """Set the weights of the first step: another model's, or random ones with embeddings that know the corpus."""
-        if self.finetuning is not None:
-            self.finetuning.begin(self.model)
+        if (finetuning := self.finetuning) is not None:
+            load_weights(self.model, weights_of(load_origin(self.config.finetune)[0]))
+            self.ranks.from_main(lambda: finetuning.score_old_dev(self.model, step=0))
             self.state.valid_due = True  # what the model scores as it comes
         elif self.config.train.embeddings == "cooccurrence":
             src, tgt = self.data.examples.src, self.data.examples.tgt
@@ -197,7 +198,10 @@ class Trainer:
                     started = time.perf_counter()
                     continue
                 if ended := self._finished():
-                    return ended
+                    if self.state.valid_step == self.state.step:
+                        return ended
+                    self.state.valid_due = True  # a lower limit than before leaves steps that nothing has scored
+                    continue
                 group = list(islice(stream, self.config.train.accumulate))
                 halvings = 0.5**self.state.rollbacks
                 multiplier = halvings * lr_multiplier(self.config.optim, self._progress())
@@ -208,10 +212,11 @@ class Trainer:
                     self.state.skipped_in_a_row = 0
                 elif not self._skip(batches):
                     return ""
+                epoch = int(self._epochs())
                 self.state.step += 1
                 self.state.position = group[-1][1]
                 started = self._count_time(started)
-                self._after_step(bar)
+                self._after_step(bar, int(self._epochs()) > epoch)
 
     def _step(self, group: list[Batch]) -> bool:
         """One update from the summed gradient of a group of batches; False when it was not finite and was skipped."""
@@ -242,9 +247,8 @@ class Trainer:
         self.state.elapsed_s = self.ranks.from_main(lambda: self.state.elapsed_s + now - started)
         return now
 
-    def _after_step(self, bar: Bar) -> None:
+    def _after_step(self, bar: Bar, epoch_done: bool) -> None:
         state, options = self.state, self.config.train
-        epoch_done = state.position.batch == len(self.batches.plan(state.position.epoch))
         state.valid_due = state.step % options.valid_every == 0 if options.valid_every else epoch_done
         state.valid_due = state.valid_due or bool(self._finished())
         if state.step % options.log_every == 0 and state.num_tokens:
@@ -315,7 +319,7 @@ class Trainer:
             state.best_bleu, state.best_step, state.stale = bleu, state.step, 0
         else:
             state.stale += 1
-        state.valid_due = False
+        state.valid_due, state.valid_step = False, state.step
         self._save()
 
     def _validate(self) -> float:
@@ -373,12 +377,12 @@ class Trainer:
             **values,
         }
         self.run.metrics.append(line)
-        self.state.metrics_bytes = self.run.metrics.size
 
     def _save(self) -> None:
         self.ranks.from_main(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
+        self.state.metrics_bytes = self.run.metrics.size
         optim = optimizer_tensors(self.optimizers) | random_tensors(self.device)
         if self.average is not None:
             optim |= {f"raw.{name}": tensor for name, tensor in weights_of(self.model).items()}
@@ -386,15 +390,17 @@ class Trainer:
             "step": self.state.step,
             "best_step": self.state.best_step if self.state.best_bleu >= 0 else None,
             "loop": self.state.to_json(),
-            **lineage(self.config, self.data.tokenizer, self.data.files),
+            **lineage(self.config, self.data.tokenizer, self.data.corpus.files),
             "versions": {"mtattn": mtattn.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         self.run.save(Checkpoint(weights_of(self.released), optim, state))
 
     def _resume(self, saved: Checkpoint) -> None:
-        now = lineage(self.config, self.data.tokenizer, self.data.files)
+        now = lineage(self.config, self.data.tokenizer, self.data.corpus.files)
         require_same(self.run, saved.state, now, changed_data=self.allow_changed_data)
         self.state = TrainState.from_json(saved.state.get("loop"))
+        epoch, batch = astuple(self.state.position)
+        self.state.position = Position(epoch, min(batch, len(self.batches.plan(epoch))))  # changed data may have fewer
         raw = saved.weights
         if self.average is not None:
             load_weights(self.average, saved.weights)

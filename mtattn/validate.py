@@ -83,8 +83,9 @@ def validate(
 def greedy_translator(
     model: Transformer, tokenizer: Tokenizer, decode: DecodeConfig, *, max_len: int = 256
 ) -> Translator:
-    """Translates as validation does: the one best token at a time."""
-    return Translator(model, tokenizer, replace(decode, search="beam", beam_size=1, nbest=1), max_len=max_len)
+    """Translates as validation does: the one best token at a time, with the weights as they are."""
+    greedy = replace(decode, search="beam", beam_size=1, nbest=1, quantization="none")
+    return Translator(model, tokenizer, greedy, max_len=max_len)
 
 
 def _evidence(

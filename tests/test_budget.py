@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import Notes, tiny_config, train_tiny, write_corpus
 
-from mtattn.budget import LEAST, MOST, largest_that_fits, wanted_batch_tokens
+from mtattn.budget import LEAST, MOST, choose_packing, largest_that_fits, unrecordable, wanted_batch_tokens
 from mtattn.checkpoint import RunDirectory
+from mtattn.config import load_config
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,19 @@ def test_auto_is_resolved_told_and_kept(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path / "run").read_config().train.batch_tokens == 512
     again = train_tiny(tiny_config(tmp_path / "corpus", 'train.batch_tokens="auto"'), tmp_path / "run")
     assert again.step > 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ([], ""),
+        (["model.attention=reference"], ""),
+        (["model.attention=chunked"], "attention chunked cannot be recorded"),
+        (["model.position={kind='learned', max_len=600}"], "learned positions are looked up with a check"),
+    ],
+)
+def test_pairs_are_packed_on_a_gpu_where_a_step_can_be_recorded(overrides: list[str], reason: str) -> None:
+    config = load_config(None, overrides)
+    assert unrecordable(config) == reason
+    assert choose_packing(config, torch.device("cuda"))[0] == (not reason)
+    assert not choose_packing(config, torch.device("cpu"))[0]

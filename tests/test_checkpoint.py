@@ -97,6 +97,17 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(run: RunDirectory) -
     assert len(warnings) == 1 and "step-2 is not used" in warnings[0] and "optim.safetensors: missing" in warnings[0]
 
 
+def test_a_damaged_checkpoint_does_not_count_as_one_of_two(run: RunDirectory) -> None:
+    with run.lock():
+        for step in (1, 2, 4):
+            run.save(checkpoint(step))
+        (run.checkpoints / "step-4" / "optim.safetensors").unlink()
+        found = run.newest(lambda text: None)
+        assert found is not None and found.state["step"] == 2
+        run.save(checkpoint(3))
+    assert saved(run) == ["step-2", "step-3"]
+
+
 def test_no_whole_checkpoint_is_an_error(run: RunDirectory) -> None:
     with run.lock():
         run.save(checkpoint(1))

@@ -1,12 +1,14 @@
 """Embeddings that start from the corpus: translations and synonyms are found, nothing else is disturbed."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from mtattn.batching import TokenTable
 from mtattn.cooccurrence import SHARE, cooccurrence_vectors, start_embeddings
-from mtattn.model import ModelConfig, Transformer
+from mtattn.model import ModelConfig, PositionConfig, Transformer
 
 FIRST, WORDS, SYNONYM = 4, 30, 34  # source words are FIRST ..., their translations WORDS further on; two share one
 
@@ -43,10 +45,17 @@ def test_where_nothing_is_known_all_is_zero(texts):
         assert vectors.shape == (8, 16) and not vectors.any()
 
 
-def model(tied: bool, joint: bool) -> Transformer:
+def model(tied: bool, joint: bool, **other: Any) -> Transformer:
     torch.manual_seed(3)
     sizes = {"d_model": 16, "d_ff": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
-    return Transformer(ModelConfig(tied_embeddings=tied, **sizes), 70 if joint else 40, 70, joint=joint)
+    config = ModelConfig(tied_embeddings=tied, **sizes | other)
+    return Transformer(config, 70 if joint else 40, 70, joint=joint)
+
+
+def test_a_width_that_has_no_half():
+    before, after = (model(True, True, d_model=15, num_heads=3, position=PositionConfig("alibi")) for _ in range(2))
+    start_embeddings(after, *pairs(), seed=0)
+    assert not torch.equal(after.tgt_embed.weight, before.tgt_embed.weight)
 
 
 @pytest.mark.parametrize(("tied", "joint"), [(True, True), (True, False), (False, True), (False, False)])

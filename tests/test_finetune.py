@@ -204,6 +204,34 @@ def test_interrupted_and_resumed_without_the_flag_equals_uninterrupted(mix: str,
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
 
+def test_interrupted_while_it_is_first_scored_keeps_the_old_score(work: Path, tmp_path: Path) -> None:
+    train_tiny(asked(work, tmp_path / "whole"), tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+
+        def interrupted(*args: Any, **kwargs: Any) -> Validation:
+            signal.raise_signal(signal.SIGTERM)
+            return validate(*args, **kwargs)
+
+        patch.setattr("mtattn.train.validate", interrupted)
+        train_tiny(asked(work, tmp_path / "parts"), tmp_path / "parts")
+    train_tiny(asked_again(work, tmp_path / "parts"), tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_old_data_that_has_moved_is_named_anew(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "old", tmp_path / "here")
+    named = "finetune.old.folder={}"
+    config = asked(work, tmp_path / "run", "finetune.mix=0.5", named.format(json.dumps(str(tmp_path / "here"))))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(2, patch)
+        train_tiny(config, tmp_path / "run")
+    (tmp_path / "here").rename(tmp_path / "there")
+    with pytest.raises(CorpusError, match=r"--set finetune.old.folder=DIR"):
+        train_tiny(asked_again(work, tmp_path / "run"), tmp_path / "run")
+    moved = asked_again(work, tmp_path / "run", named.format(json.dumps(str(tmp_path / "there"))))
+    assert train_tiny(moved, tmp_path / "run").step > 2
+
+
 def asked_again(work: Path, run: Path, *overrides: str, origin: Path | None = None) -> Config:
     """The same command, without --from unless given."""
     given = [*LIMITS, *overrides]

@@ -41,7 +41,7 @@ def test_dev_and_test_are_never_trained_on_nor_filtered(corpus):
     assert len(dev.src) == 3  # its blank pair too
     assert not sides(data) & {*dev.src, *dev.tgt, *test.src, *test.tgt}
     assert data.examples.dropped["in dev or test"] >= 2
-    assert {path.rsplit("/", 1)[1] for path in data.files} == {"train.en", "train.de"}
+    assert {path.rsplit("/", 1)[1] for path in data.corpus.files} == {"train.en", "train.de"}
 
 
 def test_leaks_can_be_allowed(corpus):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_run import Notes, train_tiny, write_corpus
 
 from mtattn.checkpoint import RunDirectory
-from mtattn.config import Config, load_config, parse_config
+from mtattn.config import Config, TrainConfig, load_config, parse_config
 from mtattn.errors import ConfigError, CorpusError
 from mtattn.resolve import Resolved, resolve
 from mtattn.sizing import FEW_PAIRS, MORE_EPOCHS, RDROP, SIZES, Facts, as_table, choose, choose_batch, estimate, measure
@@ -144,11 +144,13 @@ def test_the_estimate_is_what_was_measured() -> None:
 
 def test_the_facts_of_a_corpus() -> None:
     dataset = Dataset.from_dict({"src": ["ab ab"] * 50, "tgt": ["abc"] * 50})
+    train = TrainConfig(max_minutes=3.0, threads=5)
     for sample in (7, 50, 1000):
-        found = measure(dataset, CPU, 3.0, sample)
+        found = measure(dataset, CPU, train, sample)
         assert (found.pairs, found.src_chars, found.tgt_chars) == (50, 250, 150)
         assert (found.chars_per_word, found.num_chars) == (8 / 3, 4)
-        assert (found.device, found.max_minutes) == ("cpu", 3.0)
+        assert (found.device, found.max_minutes, found.cores) == ("cpu", 3.0, 5)
+    assert measure(dataset, CPU, TrainConfig()).cores == torch.get_num_threads()
 
 
 # By the program

@@ -15,7 +15,7 @@ import mtattn.train
 from mtattn.batching import Batch, Batches
 from mtattn.checkpoint import RunDirectory, weights_of
 from mtattn.config import Config
-from mtattn.errors import ConfigError, DivergedError, ModelError
+from mtattn.errors import ConfigError, CorpusError, DivergedError, ModelError
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.prepare import prepare
 from mtattn.train import MAX_SKIPPED, Trainer
@@ -119,6 +119,69 @@ def test_limits_may_be_raised_and_nothing_else(corpus: Path, tmp_path: Path) -> 
     assert RunDirectory(tmp_path / "run").read_config() == longer
     with pytest.raises(ConfigError, match=r"train.batch_tokens = 64, was 128; --fresh"):
         train_tiny(tiny_config(corpus, "train.batch_tokens=64"), tmp_path / "run")
+
+
+def test_a_run_goes_on_with_a_corpus_that_has_moved(corpus: Path, tmp_path: Path) -> None:
+    train_tiny(tiny_config(corpus), tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(3, patch)
+        train_tiny(tiny_config(write_corpus(tmp_path / "here")), tmp_path / "run")
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = tiny_config(tmp_path / "there")
+    train_tiny(moved, tmp_path / "run")
+    assert outcome(tmp_path / "run")["released"] == outcome(tmp_path / "whole")["released"]
+    assert RunDirectory(tmp_path / "run").read_config() == moved
+    with (tmp_path / "there" / "train.en").open("a") as source, (tmp_path / "there" / "train.de").open("a") as target:
+        source.write("a b\n")
+        target.write("A B\n")
+    with pytest.raises(CorpusError, match="training files changed"):
+        train_tiny(moved, tmp_path / "run")
+
+
+def test_fewer_pairs_than_before_go_on_where_they_end(tmp_path: Path) -> None:
+    config = tiny_config(write_corpus(tmp_path / "data", pairs=60), "train.max_epochs=3")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(11, patch)  # late in the second epoch
+        train_tiny(config, tmp_path / "run")
+    for side in ("en", "de"):
+        path = tmp_path / "data" / f"train.{side}"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
+    before = last_checkpoint(tmp_path / "run")["step"]
+    assert train_tiny(config, tmp_path / "run", allow_changed_data=True).step > before
+
+
+def last_checkpoint(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(
+        (run / "checkpoints" / (run / "last").read_text().strip() / "state.json").read_text()
+    )
+    return state
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_each_epoch_ends_in_one_validation(accumulate: int, corpus: Path, tmp_path: Path) -> None:
+    overrides = ["train.batch_tokens=64", f"train.accumulate={accumulate}", "train.max_epochs=4", "train.patience=0"]
+    train_tiny(tiny_config(corpus, *overrides), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()]
+    assert [int(line["epoch"]) for line in lines if line["kind"] == "valid"] == [1, 2, 3, 4]
+
+
+def test_a_lowered_limit_still_scores_the_last_steps(corpus: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(3, patch)
+        train_tiny(tiny_config(corpus), tmp_path / "run")
+    result = train_tiny(tiny_config(corpus, "train.max_steps=2"), tmp_path / "run")
+    assert (result.step, last_checkpoint(tmp_path / "run")["best_step"]) == (3, 3)
+
+
+def test_training_does_not_mind_how_decoding_computes(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, "decode.quantization=int8", "model.position.kind=alibi", "train.max_epochs=1")
+    assert train_tiny(config, tmp_path / "run").step == 5
+
+
+def test_what_has_no_gradient_here_is_refused_first(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, "model.attention=flex", "data.train=missing.{en,de}")
+    with pytest.raises(ConfigError, match="flex has no gradient on a CPU"):
+        train_tiny(config, tmp_path / "run")
 
 
 def test_fresh_starts_over(corpus: Path, tmp_path: Path) -> None:
