@@ -45,11 +45,11 @@ def look(
     """
     device = next(model.parameters()).device
     src = pad(src_ids, tokenizer.pad_id).to(device)  # [N, S]
-    tgt_in = pad([[tokenizer.bos_id, *ids] for ids in tgt_ids], tokenizer.pad_id).to(device)  # [N, T]
-    with evaluating(model), capture_weights(model) as captured:
+    tgt_in = pad([[tokenizer.bos_id, *ids[:-1]] for ids in tgt_ids], tokenizer.pad_id).to(device)  # [N, T]
+    attention = model.get_submodule(f"decoder.{max(0, model.config.decoder_layers - 2)}.cross_attn")
+    with evaluating(model), capture_weights(attention) as captured:
         model.hidden(src, tgt_in)
-    layer = max(0, model.config.decoder_layers - 2)
-    weights = captured[f"decoder.{layer}.cross_attn"][-1].mean(1)  # [N, T, S]
+    weights = captured[""][-1].mean(1)  # [N, T, S]
     looks = []
     for rows, source, target in zip(weights.float().cpu(), src_ids, tgt_ids, strict=True):
         # Row t is what was seen when token t was chosen. The source's EOS collects what no word wants.

@@ -50,7 +50,7 @@ class ExportTarget(StrEnum):
     huggingface = "huggingface"
 
 
-DeviceOption = Annotated[Device, typer.Option(help="auto: the GPU if there is one.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto: cuda if there is one, else cpu.")]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="K=V", help="Override a config value; repeatable.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or a released model folder.")]
 BeamOption = Annotated[int | None, typer.Option("--beam", help="Beam size; 1 is greedy. Default: the config's.")]
@@ -89,7 +89,7 @@ def train(
     from mtattn.progress import Reporter
     from mtattn.resolve import resolve
 
-    overrides = _file_overrides(src_file, tgt_file, dev_src, dev_tgt)
+    overrides = _file_overrides(config, src_file, tgt_file, dev_src, dev_tgt)
     named = config or (None if overrides or from_ else "toy")
     flags = {"finetune.mix": mix, "train.max_minutes": max_minutes}
     overrides += [*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_]
@@ -139,7 +139,7 @@ def translate(
         _reader_may_leave(),
         open_lines(input, report) as lines,
         open_lines(prefix, report) if prefix else nullcontext() as prefixes,
-        open_output(output, input, force=force) as write,
+        open_output(output, input, prefix, glossary, force=force) as write,
         report.bar("translating", None) as bar,
     ):
         for translation in translator.translate(lines, bar.advance, prefixes):
@@ -160,7 +160,7 @@ def inspect(
     from mtattn.textio import open_lines
     from mtattn.translate import load_translator
 
-    with open_lines(input, Reporter()) as lines:
+    with _reader_may_leave(), open_lines(input, Reporter()) as lines:
         for picture in inspect_lines(load_translator(run, _device(device)), lines):
             typer.echo(picture)
 
@@ -207,7 +207,7 @@ def doctor(
     from mtattn.doctor import diagnose, show
     from mtattn.progress import Reporter
 
-    overrides = [*_file_overrides(src_file, tgt_file, None, None), *set_]
+    overrides = [*_file_overrides(config, src_file, tgt_file, None, None), *set_]
     diagnosis = diagnose(load_config(config, overrides) if config or overrides else None, Reporter())
     if as_json:
         typer.echo(json.dumps(to_json(diagnosis), ensure_ascii=False))
@@ -269,15 +269,20 @@ def export(
         report.note(f"pushed to {push_folder(out, push)}")
 
 
-def _file_overrides(src: Path | None, tgt: Path | None, dev_src: Path | None, dev_tgt: Path | None) -> list[str]:
-    """The flags of the zero-config path as `--set` overrides."""
+def _file_overrides(
+    config: str | None, src: Path | None, tgt: Path | None, dev_src: Path | None, dev_tgt: Path | None
+) -> list[str]:
+    """The file flags as `--set` overrides; absolute where a config's data.folder would stand before them."""
     overrides = []
     for split, source, target in (("train", src, tgt), ("dev", dev_src, dev_tgt)):
         if (source is None) != (target is None):
             names = ("--src-file", "--tgt-file") if split == "train" else ("--dev-src", "--dev-tgt")
             raise ConfigError(f"{names[0]} and {names[1]} go together")
         if source is not None and target is not None:
-            overrides.append(f"data.{split}={{path = {json.dumps(str(source))}, target = {json.dumps(str(target))}}}")
+            texts = [
+                json.dumps(str(file.absolute() if config else file), ensure_ascii=False) for file in (source, target)
+            ]
+            overrides.append(f"data.{split}={{path = {texts[0]}, target = {texts[1]}}}")
     return overrides
 
 

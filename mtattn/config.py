@@ -102,7 +102,7 @@ class Config:
 
     def __post_init__(self) -> None:
         position, longest = self.model.position, self.filter.max_len
-        needed = max(longest, int(longest * self.decode.max_len_ratio) + self.decode.max_len_extra)
+        needed = max(longest, self.decode.max_len(longest))
         if position.kind == "learned" and position.max_len < needed:
             raise ValueError(
                 f"model.position.max_len is {position.max_len}, but with filter.max_len {longest} and [decode]'s "

@@ -86,7 +86,7 @@ class LoadedCorpus:
 def load_corpus(corpus: Corpus, data: DataConfig, *, cache_dir: Path, keep_all: bool = False) -> LoadedCorpus:
     """Reads a corpus, or opens the Arrow file that an earlier call made from the same content.
 
-    What came from the hub is asked for once: a dataset that changes there is the old one here until `cache_dir` is deleted.
+    The hub is asked once: a dataset that changes there stays the old one here until `cache_dir` is deleted.
 
     Args:
         corpus: what to read; several sources are joined in order.

@@ -100,6 +100,10 @@ class DecodeConfig:
         """Whether a hypothesis can extend one that stood in another place."""
         return self.search == "beam" and self.beam_size > 1
 
+    def max_len(self, src_len: int) -> int:
+        """The most tokens, with EOS, that a target may have; src_len: its source's, with EOS."""
+        return int(src_len * self.max_len_ratio) + self.max_len_extra
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -331,7 +335,7 @@ def start(src_lens: Tensor, config: DecodeConfig, seeds: Sequence[int]) -> Searc
     return SearchState(
         sentences=torch.arange(n, device=device),
         seeds=torch.tensor(list(seeds), device=device),
-        max_len=(src_lens * config.max_len_ratio).long() + config.max_len_extra,
+        max_len=torch.tensor([config.max_len(length) for length in src_lens.tolist()], device=device),
         live=live,
         finished=torch.full_like(live, NEVER),
     )

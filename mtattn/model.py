@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -380,7 +380,7 @@ class DecoderState:
         self.model, self.src = model, src
         self.memory_mask = model.source_mask(src)
         memory = model.encode(src, self.memory_mask)
-        self.caches = [(KVCache(), layer.cross_attn.project_memory(memory)) for layer in _layers(model)]
+        self.caches = [(KVCache(), layer.cross_attn.project_memory(memory)) for layer in layers(model)]
         self.tree: BeamTree | None = None
 
     @torch.no_grad()
@@ -391,7 +391,7 @@ class DecoderState:
         mask = self.tree.extend(parents)  # [N, 1, K, L] or None
         positions = self.tree.positions  # [K]
         x = self.model._embed(self.model.tgt_embed, self.model.tgt_position, tokens, positions)  # [N, K, D]
-        for layer, caches in zip(_layers(self.model), self.caches, strict=True):
+        for layer, caches in zip(layers(self.model), self.caches, strict=True):
             x = layer(x, None, mask, self.memory_mask, caches, positions)
         return self.model.logits(self.model.decoder_norm(x if alive is None else x[alive]))  # [N, K, V] or [R, V]
 
@@ -406,10 +406,9 @@ class DecoderState:
             self.tree.select(sentences)
 
 
-def _layers(model: Transformer) -> Iterator[DecoderLayer]:
-    for layer in model.decoder:
-        assert isinstance(layer, DecoderLayer)
-        yield layer
+def layers(model: Transformer) -> Iterator[DecoderLayer]:
+    """The decoder's layers, with their type."""
+    yield from cast("list[DecoderLayer]", model.decoder)
 
 
 def make_norm(config: ModelConfig) -> nn.Module:

@@ -6,7 +6,7 @@ sentences leave; what it has to know is in its arguments.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -40,21 +40,6 @@ def forbid(rules: Sequence[Processor], logits: Tensor, history: Tensor, sentence
     stuck = logits.amax(-1) == -math.inf
     logits[..., eos_id] = torch.where(stuck, eos, logits[..., eos_id])
     return logits
-
-
-class ForbidTokens:
-    """Never generates these tokens (the unknown token, say).
-
-    Args:
-        ids: the tokens.
-    """
-
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = torch.tensor(list(ids), dtype=torch.int64)
-
-    def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
-        self.ids = self.ids.to(logits.device)
-        return logits.index_fill_(-1, self.ids, -math.inf)
 
 
 class MinLength:
@@ -123,12 +108,3 @@ class ForcedPrefix:
         token = self.prefixes[sentences, history.size(2), None, None]  # [N, 1, 1]
         ids = torch.arange(logits.size(2), device=logits.device)
         return logits.masked_fill_((token != self.FREE) & (ids != token), -math.inf)
-
-
-PROCESSORS: dict[str, Callable[..., Processor]] = {
-    "forbid_tokens": ForbidTokens,
-    "min_len": MinLength,
-    "no_repeat_ngram": NoRepeatNgram,
-    "forced_prefix": ForcedPrefix,
-}
-"""The processors by name."""

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable
 
-# After a full stop, question or exclamation mark (of several scripts) and white space; else between words.
-SENTENCE_END = re.compile(r"(?<=[.!?…。！？।])\s+")
-WORD_END = re.compile(r"\s+")
+# After a full stop, question or exclamation mark (of several scripts) and before white space; after those of Chinese
+# and Japanese, which write no spaces, also before all but more marks and closing brackets. Else after words.
+SENTENCE_END = re.compile(r"(?<=[.!?…।])(?=\s)|(?<=[。！？])(?![。！？…」』）”])")
+WORD_END = re.compile(r"(?=\s)")
 
 
 def split_long(text: str, length: Callable[[str], int], limit: int) -> list[str]:
@@ -17,12 +18,13 @@ def split_long(text: str, length: Callable[[str], int], limit: int) -> list[str]
         limit: at least 2.
 
     Returns:
-        Parts that hold all words of the text in order; the text itself when it fits.
+        Parts that hold all words of the text in order, white space between them as one space; the text itself when it
+        fits.
     """
     if length(text) <= limit:
         return [text]
     for border in (SENTENCE_END, WORD_END):
-        units = [unit for unit in border.split(text) if unit]
+        units = [unit for unit in border.split(" ".join(text.split())) if unit]  # a space leads the next unit
         if len(units) > 1:
             return _pack(units, length, limit)
     middle = len(text) // 2
@@ -34,15 +36,15 @@ def split_long(text: str, length: Callable[[str], int], limit: int) -> list[str]
 def _pack(units: list[str], length: Callable[[str], int], limit: int) -> list[str]:
     """Join neighbours while they fit; a unit that does not fit alone is cut further."""
     parts: list[str] = []
-    current, used = list[str](), 0
+    current, used = "", 0
     for unit in units:
-        size = length(unit)
+        size = length(unit.lstrip())
         if current and used + size > limit:
-            parts.append(" ".join(current))
-            current, used = [], 0
+            parts.append(current.lstrip())
+            current, used = "", 0
         if size > limit:
-            parts.extend(split_long(unit, length, limit))
+            parts.extend(split_long(unit.lstrip(), length, limit))
         else:
-            current.append(unit)
+            current += unit
             used += size
-    return [*parts, " ".join(current)] if current else parts
+    return [*parts, current.lstrip()] if current else parts

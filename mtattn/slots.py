@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mtattn.attention import MultiHeadAttention, Position, Sinusoidal
 from mtattn.attention.scores import ScaledDot, Symmetric
-from mtattn.model import DecoderLayer, Transformer
+from mtattn.model import DecoderLayer, Transformer, layers
 
 NEVER = -torch.inf
 
@@ -134,11 +134,6 @@ def next_logits(model: Transformer, slots: Slots, tokens: Tensor, parents: Tenso
         x = layer.cross_attn_residual(x, look_over)
         x = layer.ffn_residual(x, layer.ffn)
     return model.logits(model.decoder_norm(x))  # [N K, V]
-
-
-def layers(model: Transformer) -> Iterator[DecoderLayer]:
-    """The decoder's layers, with their type."""
-    yield from cast("list[DecoderLayer]", model.decoder)
 
 
 def _heads(

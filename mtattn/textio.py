@@ -62,17 +62,17 @@ def _decoded(file: BinaryIO, damaged: _Damaged) -> Iterator[str]:
 
 
 @contextmanager
-def open_output(path: Path | None, source: Path | None, *, force: bool = False) -> Iterator[Callable[[str], None]]:
+def open_output(path: Path | None, *sources: Path | None, force: bool = False) -> Iterator[Callable[[str], None]]:
     """A function that writes one line to a file, or to standard output when None.
 
     Args:
-        source: the input file, which must not be written over.
+        sources: the files that are read, which must not be written over; None: no file.
         force: replace an existing file.
 
     Raises:
-        ConfigError: the file exists, or is the input. FileError: it cannot be written.
+        ConfigError: the file exists, or is one of the sources. FileError: it cannot be written.
     """
-    if path is not None and source is not None and path.exists() and path.samefile(source):
+    if path is not None and path.exists() and any(source and path.samefile(source) for source in sources):
         raise ConfigError(f"{path}: is also the input; give the output another name")
     if path is not None and path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")

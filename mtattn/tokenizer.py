@@ -91,8 +91,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Target ids to one line of text; a line break that byte pieces may spell becomes a space."""
-        text: str = self._tgt.decode([i for i in ids if i > UNK_ID])
-        return text.replace("\r", " ").replace("\n", " ")
+        return self.decode_all([ids])[0]
 
     def decode_all(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """`decode` of each of many, at once and on all cores."""

@@ -23,7 +23,8 @@ from mtattn.processors import ForcedPrefix, Processor
 from mtattn.segments import split_long
 from mtattn.tokenizer import Tokenizer
 
-LINES_AHEAD = 10_000  # lines read before the first is written: sorting among so many leaves little padding
+LINES_AHEAD = 10_000  # lines read together, at most: sorting among so many leaves little padding
+FIRST_LINES = 1_000  # read before the first is written: some seconds' work
 BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated together on a CPU, times beams
 
 
@@ -123,7 +124,8 @@ class Translator:
         trained_on: the corpora that the model's config names.
 
     Attributes:
-        start: source ids [N, S] to a decoding step; None: the prepared model's (mtattn.ensemble puts its own here).
+        start: source ids [N, S] to a decoding step, such as an ensemble's (see mtattn.translate_options); None: the
+            prepared model's.
         on_graphs: whether what mtattn.graph_search knows is left to it: on a GPU.
         refine: applied to what each search found, in this order (see mtattn.glossary and mtattn.mbr).
         num_split: lines that were too long so far.
@@ -156,7 +158,8 @@ class Translator:
     ) -> Iterator[Translation]:
         """Translate each line; as many come out as go in, in order, and a blank line comes out blank.
 
-        Lines are read and translated in blocks, so that memory does not grow with the input.
+        Lines are read and translated in blocks, so that memory does not grow with the input: a small one first, so that
+        there is something to see soon, then each twice as large.
 
         Args:
             lines: without line ends.
@@ -167,8 +170,8 @@ class Translator:
             CorpusError: not as many prefixes as lines.
         """
         pairs = ((line, "") for line in lines) if prefixes is None else paired(lines, prefixes)
-        before = finished = 0
-        while block := list(islice(pairs, LINES_AHEAD)):
+        before, finished, size = 0, 0, FIRST_LINES
+        while block := list(islice(pairs, size)):
             parts = self._split(block, before)
             segments: list[Segment | None] = [None] * len(parts)
             for numbers in self._batches(parts):
@@ -181,6 +184,7 @@ class Translator:
                 if segment is not None:
                     translations[part.line - before].segments.append(segment)
             before += len(block)
+            size = min(2 * size, LINES_AHEAD)
             yield from translations
 
     def _split(self, block: Sequence[tuple[str, str]], before: int) -> list[Part]:
@@ -219,7 +223,9 @@ class Translator:
         """What the user should know about the lines translated so far."""
         found = [refine.report() for refine in self.refine]
         if self.num_split:
-            found.append(f"{self.num_split} lines of over {self.max_len} pieces were split at sentence ends")
+            found.append(
+                f"{self.num_split} lines of over {self.max_len} pieces were split, at sentence ends where possible"
+            )
         if self.num_prefix_missed:
             found.append(f"warning: {self.num_prefix_missed} prefixes did not fit into what [decode] allows")
         return [note for note in found if note]

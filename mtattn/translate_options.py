@@ -11,6 +11,7 @@ from mtattn.checkpoint import load_model
 from mtattn.ensemble import Ensemble
 from mtattn.errors import ConfigError, ModelError
 from mtattn.glossary import load_glossary
+from mtattn.inference import Prepared
 from mtattn.translate import Translator, load_translator
 
 
@@ -44,9 +45,9 @@ def add_members(translator: Translator, run: Path, others: Sequence[Path], devic
         others: runs or released models with the same tokenizer.
 
     Raises:
-        ModelError: one is unusable, or has another tokenizer.
+        ModelError: one is unusable, or has another tokenizer. ConfigError: [decode] asks of one what it cannot do.
     """
-    models = [translator.model]
+    members = [translator.prepared]
     for other in others:
         model, tokenizer, config = load_model(other)
         if tokenizer.to_files() != translator.tokenizer.to_files():
@@ -55,14 +56,14 @@ def add_members(translator: Translator, run: Path, others: Sequence[Path], devic
                 "members on the same corpus with the same [tokenizer]"
             )
         translator.max_len = min(translator.max_len, config.filter.max_len)
-        models.append(model.to(device))
         try:
+            members.append(Prepared(model.to(device), translator.config.quantization))
             replace(config, filter=replace(config.filter, max_len=translator.max_len), decode=translator.config)
         except ValueError as error:
             raise ConfigError(f"{other}: {error}") from None
 
     def start(src: Tensor) -> Ensemble:
-        return Ensemble([model.start(src) for model in models])
+        return Ensemble([member.start(src) for member in members])
 
     translator.start = start
 

@@ -21,6 +21,7 @@ from mtattn.errors import (
     RunInUseError,
 )
 from mtattn.interrupts import Interrupted
+from mtattn.sources import CorpusSource
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -118,6 +119,23 @@ def test_files_need_no_config(mtattn_: Run, tmp_path: Path) -> None:
         key, value = line.split("  (")[0].split(" = ")
         section, name = key.split(".")
         assert str(getattr(getattr(resolved, section.strip()), name)) == value
+
+
+def test_files_are_found_from_here_whatever_folder_the_config_names(mtattn_: Run, tmp_path: Path) -> None:
+    files = ["--src-file", "train.en", "--tgt-file", "\N{GRINNING FACE}.de"]
+    code, out, _ = mtattn_("train", "toy", *files, "--dry-run")
+    assert code == 0
+    Path("resolved.toml").write_text(out)
+    data = load_config("resolved.toml").data
+    assert data.train == CorpusSource(str(tmp_path / "train.en"), target=str(tmp_path / "\N{GRINNING FACE}.de"))
+    assert (data.folder, data.dev) == ("bundled:toy", load_config("toy").data.dev)
+
+
+def test_a_section_that_is_no_table(mtattn_: Run, trained: Path) -> None:
+    for flags in (["--set", "finetune=base"], ["--from", trained, "--set", "data=train.en"]):
+        code, _, err = mtattn_("train", "toy", *flags)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "it should be a table" in err
 
 
 def test_fine_tuning_from_two_files(mtattn_: Run, trained: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtattn.decode import SEARCHES, DecodeConfig, Hypothesis, search
-from mtattn.processors import ForbidTokens
+from mtattn.decode import SEARCHES, DecodeConfig, Hypothesis, search, start
+from mtattn.processors import ForcedPrefix
 
 PAD, BOS, EOS, A, B = range(5)
 IDS = {"pad_id": PAD, "bos_id": BOS, "eos_id": EOS}
@@ -376,7 +376,13 @@ def test_min_len_and_no_repeat_ngram_size():
 
 
 def test_processors_of_the_caller_apply_too():
-    assert run([GARDEN_PATH], DecodeConfig(beam_size=1), processors=[ForbidTokens([A])])[0][0].ids == [B]
+    assert run([GARDEN_PATH], DecodeConfig(beam_size=1), processors=[ForcedPrefix([[B]])])[0][0].ids == [B]
+
+
+def test_limits_are_those_of_double_precision():
+    config = DecodeConfig(max_len_ratio=1.15)  # in single precision, 100 * 1.15 is 115
+    assert start(torch.tensor([100, 0, 7]), config, range(3)).max_len.tolist() == [124, 10, 18]
+    assert config.max_len(100) == 124
 
 
 def test_diversity_sets_siblings_back():

@@ -105,9 +105,10 @@ def test_eval_scores_a_pair_of_files(folder: Folder) -> None:
     assert 0 <= scores["bleu"] <= 100 and 0 <= scores["chrf"] <= 100
 
 
-def test_a_reader_that_leaves_early_is_no_error(folder: Folder) -> None:
+@pytest.mark.parametrize("command", ["translate runs/a long.en --beam 1", "inspect runs/a long.en"])
+def test_a_reader_that_leaves_early_is_no_error(command: str, folder: Folder) -> None:
     (folder.path / "long.en").write_bytes((folder.path / "a.en").read_bytes())
-    line = f"{' '.join(PROGRAM)} translate runs/a long.en --beam 1 2> said | head -1; echo ${{PIPESTATUS[0]}}"
+    line = f"{' '.join(PROGRAM)} {command} 2> said | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", line], cwd=folder.path, env=folder.environment, capture_output=True, text=True, timeout=300
     )

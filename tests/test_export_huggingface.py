@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -52,6 +53,11 @@ def test_hubs_read_scores_and_languages_from_the_card(trained):
     bleu, chrf = data.eval_results
     assert (bleu.metric_type, bleu.metric_value, bleu.metric_config) == ("bleu", 41.24, "nrefs:1|case:mixed")
     assert (chrf.metric_type, chrf.dataset_name) == ("chrf", "test_2016.{en,de}")
+
+
+def test_languages_are_strings_in_yaml(trained):
+    trained = replace(trained, config=replace(trained.config, data=DataConfig(src="en", tgt="no")))
+    assert '\nlanguage: ["en", "no"]\n' in card(trained, {})  # bare, no is false
 
 
 def test_a_card_without_scores_claims_none(trained):

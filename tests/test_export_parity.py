@@ -2,10 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from mtattn.config import Config
+from mtattn.config import Config, load_config
+from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig
 from mtattn.errors import ConfigError, FileError, ModelError
 from mtattn.export import EXPORTERS, RECORD, capabilities, export_model
@@ -14,6 +17,7 @@ from mtattn.export.huggingface import write
 from mtattn.export.parity import Limits, Native, Parity, compare, require_parity
 from mtattn.model import ModelConfig, PositionConfig
 from mtattn.progress import Reporter
+from mtattn.tokenizer import TokenizerConfig, train_tokenizer
 
 GREEDY = DecodeConfig(beam_size=1)
 
@@ -94,6 +98,22 @@ def test_a_copy_that_differs_is_not_kept(released, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("out*"))
 
 
+def test_what_other_engines_cannot_forbid_is_not_compared(model, tokenizer, tmp_path, monkeypatch):
+    decode = DecodeConfig(max_len_extra=9, min_len=9, no_repeat_ngram_size=1)
+    write(Trained(model, tokenizer, Config(model=model.config, decode=decode), tmp_path), tmp_path / "run", "float32")
+    (tmp_path / "lines").write_text("a dog\nthe cat sleeps\n")
+
+    class Plain(Native):
+        def translate(self, src, config):
+            return super().translate(src, replace(config, min_len=0, no_repeat_ngram_size=0))
+
+    good = EXPORTERS["huggingface"]
+    engine = lambda folder, tokenizer: Plain(model, tokenizer)  # noqa: E731
+    monkeypatch.setitem(EXPORTERS, "huggingface", replace(good, load=engine))
+    parity = export_model(tmp_path / "run", "huggingface", tmp_path / "out", Reporter(), lines=tmp_path / "lines")
+    assert parity.equal_translations == 1
+
+
 def test_the_record_says_how_the_copy_compares(released, tmp_path):
     parity = export_model(released, "huggingface", tmp_path / "out", Reporter())
     record = json.loads((tmp_path / "out" / RECORD).read_text())
@@ -119,6 +139,59 @@ def test_force_replaces_nothing_but_an_export(released, tmp_path):
         with pytest.raises(ConfigError, match="no earlier export"):
             export_model(released, "huggingface", out, Reporter(), force=True)
     assert (precious / "thesis.txt").is_file()
+
+
+@pytest.fixture
+def short(make_model, toy_lines, tmp_path):
+    """A released model that splits what has more than 9 pieces; its dev corpus has two pairs that fit, of five."""
+    tokenizer, _ = train_tokenizer(*toy_lines, TokenizerConfig(vocab_size=600))  # of U+200B nothing is left
+    model = make_model(tokenizer.src_vocab_size)
+    for code in ("en", "de"):
+        (tmp_path / f"dev.{code}").write_text("a dog\n\u200b\n" + "very " * 20 + "long\na cat\n", encoding="utf-8")
+    with (tmp_path / "dev.en").open("a") as en, (tmp_path / "dev.de").open("a") as de:
+        en.write("a bird\n")
+        de.write("ein " * 20 + "Vogel\n")
+    data = DataConfig(folder=str(tmp_path), dev="dev.{en,de}")
+    config = load_config(None, ["filter.max_len=9"])
+    config = replace(config, model=model.config, data=data, decode=DecodeConfig(max_len_ratio=0.2, max_len_extra=2))
+    write(Trained(model, tokenizer, config, tmp_path), tmp_path / "short", "float32")
+    return tmp_path / "short"
+
+
+def test_lines_that_the_model_would_split_or_leave_blank_are_not_compared(short, tmp_path, monkeypatch):
+    assert export_model(short, "huggingface", tmp_path / "dev", Reporter()).num_sentences == 2
+    lines = tmp_path / "lines.en"
+    lines.write_text("a dog\n" + "very " * 20 + "long\na cat\na bird\n")
+    assert export_model(short, "huggingface", tmp_path / "all", Reporter(), lines=lines).num_sentences == 3
+    monkeypatch.setattr("mtattn.export.PARITY_LINES", 2)
+    assert export_model(short, "huggingface", tmp_path / "two", Reporter(), lines=lines).num_sentences == 2
+
+
+@pytest.mark.parametrize("use_lines", [True, False])
+def test_nothing_to_compare_on_is_said(short, tmp_path, use_lines):
+    for path in (tmp_path / "dev.en", tmp_path / "dev.de"):
+        path.write_text("very " * 20 + "long\n\n")
+    lines = tmp_path / "dev.en" if use_lines else None
+    where = "dev.en" if use_lines else "the dev corpus"
+    with pytest.raises(ConfigError, match=f"{where}: holds no text of up to 9 pieces"):
+        export_model(short, "huggingface", tmp_path / "out", Reporter(), lines=lines)
+
+
+def test_a_folder_beside_it_is_not_taken_for_a_leftover(released, tmp_path):
+    (tmp_path / "out.tmp").mkdir()
+    (tmp_path / "out.tmp" / "thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(ConfigError, match=r"out\.tmp: is in the way; delete it if"):
+            export_model(released, "huggingface", tmp_path / "out", Reporter(), force=force)
+    assert (tmp_path / "out.tmp" / "thesis.txt").is_file()
+
+
+def test_the_current_folder_can_be_filled(released, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "lines").write_text("a dog\n")
+    monkeypatch.chdir(tmp_path / "here")
+    export_model(released, "huggingface", Path(), Reporter(), lines=tmp_path / "lines")
+    assert (tmp_path / "here" / RECORD).is_file()
 
 
 def test_bad_requests_are_refused_before_anything_is_written(released, tmp_path):

@@ -72,7 +72,9 @@ def test_mtattn_runs_the_folder_too(trained, tmp_path):
     model, tokenizer, config = load_model(tmp_path)
     assert config == trained.config and tokenizer.to_files() == trained.tokenizer.to_files()
     assert all(bool((a == b).all()) for a, b in zip(model.parameters(), trained.model.parameters(), strict=True))
-    assert CLASSES[config.model.norm_position].name in (tmp_path / "README.md").read_text()
+    readme = (tmp_path / "README.md").read_text()
+    assert CLASSES[config.model.norm_position].name in readme
+    assert f"over {config.filter.max_len} tokens,\nwhich mtattn splits" in readme
 
 
 def test_export_compares_it(transformers, trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,11 +41,16 @@ def glossary_of(tmp_path, tokenizer):
         ("apple\ttree", ["apple tree"]),
         ("an apple_tree", []),
         ("Äpfel sind rot", ["äpfel"]),
+        ("करा, काकर", []),  # vowel signs go on with a word
+        ("करा कर", ["कर"]),
+        ("b a-b a-b", ["b a-b"]),
+        ("bb a-b a-b", ["b a-b"]),  # the first place overlaps it
         ("", []),
     ],
 )
 def test_terms_are_found_as_whole_words(glossary_of, text, expected):
-    glossary = glossary_of("apple\tApfel", "apple tree\tApfelbaum", "C++\tC++", "→\t→", "äpfel\tapples", "tree\tBaum")
+    more = ("äpfel\tapples", "tree\tBaum", "कर\tdo", "b a-b\tx")
+    glossary = glossary_of("apple\tApfel", "apple tree\tApfelbaum", "C++\tC++", "→\t→", *more)
     assert [term.source for term in glossary.terms_in(text)] == expected
 
 
@@ -59,6 +65,9 @@ def test_terms_are_found_as_whole_words(glossary_of, text, expected):
         ("große Hund", "der große Hund.", True),
         ("der", "Der Hund", True),  # a capital where the translation starts
         ("der", "Ja, Der Hund", False),
+        ("कर", "हे कर.", True),
+        ("कर", "करा", False),
+        ("कर", "काकर", False),
     ],
 )
 def test_a_term_is_met_as_whole_words(glossary_of, target, text, met):
@@ -104,6 +113,12 @@ def test_word_end_forbids_continuations_at_one_place():
     assert forbidden.tolist() == [[[False, True, True]], [[False, False, False]]]
 
 
+def test_pieces_that_go_on_with_a_word():
+    pieces = {"▁कर": False, "कर": True, "ा": True, "\u0301": True, "_": True, "7": True, ".": False, "<0xE0>": True}
+    tokenizer = SimpleNamespace(tgt_vocab_size=len(pieces), tgt_pieces=lambda ids: [[*pieces][i] for i in ids])
+    assert Glossary([], tokenizer)._continues == [*pieces.values()]
+
+
 def translate(model, tokenizer, glossary: Glossary | None, lines, prefixes=None, **options):
     translator = Translator(
         model, tokenizer, DecodeConfig(**{"beam_size": 3, "max_len_ratio": 0.5, "max_len_extra": 14, **options})
@@ -129,6 +144,18 @@ def test_every_term_stands_in_the_translation_of_a_random_model(model, tokenizer
     assert glossary.num_met == len(words) - len(missed)
     assert ("glossary-missed" in segment.flags) == bool(missed)
     assert not missed
+
+
+def test_no_more_places_are_searched_together_than_there_is_room_for(model, tokenizer, glossary_of, monkeypatch):
+    (together,) = translate(model, tokenizer, glossary_of("dragon\tDrache"), ["a dragon"])
+    sizes, search = list[int](), Translator.search
+    monkeypatch.setattr(
+        Translator, "search", lambda self, parts, *rules: sizes.append(len(parts)) or search(self, parts, *rules)
+    )
+    monkeypatch.setattr("mtattn.glossary.STARTS", 1)
+    (alone,) = translate(model, tokenizer, glossary_of("dragon\tDrache"), ["a dragon"])
+    assert alone.texts == together.texts
+    assert len(sizes) > 2 and set(sizes) == {1}
 
 
 def test_lines_without_terms_are_what_they_were(model, tokenizer, toy_lines, glossary_of):

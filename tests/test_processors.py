@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtattn.processors import PROCESSORS, ForbidTokens, ForcedPrefix, MinLength, NoRepeatNgram, Processor, forbid
+from mtattn.processors import ForcedPrefix, MinLength, NoRepeatNgram, Processor, forbid
 
 EOS, V = 2, 6
 
@@ -20,11 +20,6 @@ def forbidden(processor: Processor, histories: list[list[int]], sentences: list[
     logits = processor(torch.zeros(n, 1, V), history, torch.tensor(sentences or range(n)))
     assert ((logits == 0) | (logits == -math.inf)).all()
     return [(row == -math.inf).nonzero()[:, 0].tolist() for row in logits[:, 0]]
-
-
-def test_forbid_tokens():
-    assert forbidden(ForbidTokens([1, 4]), [[], []]) == [[1, 4], [1, 4]]
-    assert forbidden(ForbidTokens([]), [[3]]) == [[]]
 
 
 @pytest.mark.parametrize(("history", "expected"), [([], [EOS]), ([3], [EOS]), ([3, 3], []), ([3, 3, 3], [])])
@@ -75,20 +70,19 @@ def test_forced_prefix_is_each_sentences_own():
 
 def test_with_nothing_else_left_eos_is_allowed():
     logits = torch.zeros(2, 1, V)
-    rules = [ForbidTokens(range(V)), MinLength(9, EOS)]
+    rules = [ForcedPrefix([[EOS], [EOS]]), MinLength(9, EOS)]
     logits = forbid(rules, logits, torch.zeros(2, 1, 0, dtype=torch.int64), torch.arange(2), EOS)
     assert (logits[:, 0] == 0).nonzero().tolist() == [[0, EOS], [1, EOS]]
 
 
 EXAMPLES = {
-    "forbid_tokens": ForbidTokens([3]),
     "min_len": MinLength(9, EOS),
     "no_repeat_ngram": NoRepeatNgram(2),
     "forced_prefix": ForcedPrefix([[i % V] * 9 for i in range(8)]),
 }
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_processor_only_forbids_and_knows_its_sentence_in_any_batch(name, dtype):
     g = torch.Generator().manual_seed(0)

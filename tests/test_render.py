@@ -10,7 +10,7 @@ from mtattn.attention import capture_weights
 from mtattn.batching import pad
 from mtattn.decode import DecodeConfig
 from mtattn.inspect import draw, inspect_lines
-from mtattn.model import ModelConfig, Transformer
+from mtattn.model import ModelConfig, PositionConfig, Transformer
 from mtattn.render import as_json, as_text, flags
 from mtattn.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 from mtattn.translate import Translation, Translator
@@ -99,6 +99,13 @@ def test_look_sums_the_pieces_of_source_words_and_forgets_padding(translator: Tr
     pieces = tokenizer.src_pieces(src[0][:-1])
     first_word = next((i for i, piece in enumerate(pieces) if i and piece.startswith("\u2581")), len(pieces))
     assert float(alone.weights[0, 0]) == pytest.approx(float(expected[:first_word].sum()), abs=1e-5)
+
+
+def test_look_needs_no_more_positions_than_there_are_tokens(make_model, tokenizer) -> None:
+    model = make_model(tokenizer.src_vocab_size, position=PositionConfig("learned", max_len=4))
+    full, empty = look(model, tokenizer, [[5, 6, 7, 2], [5, 2]], [[8, 9, 10, 11], []])  # the first was cut at 4
+    assert full.weights.sum() == pytest.approx(len(full.tgt_words))
+    assert empty.weights.shape == (0, 1)
 
 
 def test_draw_puts_the_darkest_mark_where_a_word_looked() -> None:

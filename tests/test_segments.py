@@ -14,6 +14,9 @@ from mtattn.segments import split_long
         ("One two. Three four! Five?", 9, ["One two.", "Three", "four!", "Five?"]),
         ("One. Two. Three.", 10, ["One. Two.", "Three."]),
         ("यह है। वह था।", 7, ["यह है।", "वह था।"]),
+        ("一二。三四五！六？", 6, ["一二。", "三四五！六？"]),
+        ("何？！「五。」六七。 八", 8, ["何？！", "「五。」六七。 八"]),
+        ("日本語は。English is. 三", 7, ["日本語は。", "English", "is.", "三"]),
         ("aaaaaa", 3, ["aaa", "aaa"]),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_missing_file(tmp_path):
 
 
 def write(path, lines, **options) -> None:
-    with open_output(path, options.pop("source", None), **options) as out:
+    with open_output(path, *options.pop("sources", ()), **options) as out:
         for text in lines:
             out(text)
 
@@ -96,9 +96,10 @@ def test_the_input_is_never_overwritten(tmp_path):
     path = tmp_path / "x"
     path.write_text("old")
     (tmp_path / "link").symlink_to(path)
-    for source in (path, tmp_path / "link"):
+    (tmp_path / "other").write_text("other")
+    for sources in ((path,), (tmp_path / "link",), (None, tmp_path / "other", path)):
         with pytest.raises(ConfigError, match="is also the input"):
-            write(path, ["new"], source=source, force=True)
+            write(path, ["new"], sources=sources, force=True)
     assert path.read_text() == "old"
 
 

@@ -121,11 +121,28 @@ def test_a_line_too_long_is_split_and_said(model, tokenizer, lines):
 def test_blocks_change_nothing(model, tokenizer, lines, monkeypatch):
     translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, **SHORT))
     whole = outcomes(translator, lines[:9])
+    monkeypatch.setattr("mtattn.translate.FIRST_LINES", 2)
     monkeypatch.setattr("mtattn.translate.LINES_AHEAD", 3)
     monkeypatch.setattr("mtattn.translate.BATCH_POSITIONS", 1)
     counts: list[int] = []
     assert [t.texts for t in translator.translate(lines[:9], counts.append)] == [texts for texts, _ in whole]
     assert counts == list(range(1, 10))
+
+
+def test_the_first_lines_come_soon_and_blocks_grow(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("mtattn.translate.FIRST_LINES", 256)
+    monkeypatch.setattr("mtattn.translate.LINES_AHEAD", 900)
+    num_read = 0
+
+    def reading():
+        nonlocal num_read
+        for num_read in range(1, 3001):  # noqa: B007
+            yield ""
+
+    translator = Translator(model, tokenizer, DecodeConfig())
+    seen = [num_read for _ in translator.translate(reading())]
+    assert len(seen) == 3000
+    assert sorted(set(seen)) == [256, 768, 1668, 2568, 3000]
 
 
 def test_the_mode_of_the_model_stays(make_model, tokenizer, lines):

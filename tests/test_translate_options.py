@@ -217,6 +217,16 @@ def test_an_ensemble_splits_lines_for_its_shortest_member(mtattn_, run, make_run
     assert not any("split" in o["flags"] for o in objects(mtattn_, run))
 
 
+def test_an_ensemble_is_quantised_as_asked(fails, mtattn_, run, make_run, tokenizer):
+    int8 = ("--set", "decode.quantization=int8")
+    plain, alone = objects(mtattn_, run), objects(mtattn_, run, *int8)
+    alike = objects(mtattn_, run, "--ensemble", run, *int8)
+    assert scores(alike) == pytest.approx(scores(alone), abs=1e-5)
+    assert scores(alike) != pytest.approx(scores(plain), abs=1e-4)
+    other = make_run(1, tokenizer, 'model.position={kind = "alibi"}')
+    fails(2, r"model: quantization = 'int8' is not possible for this model", "--ensemble", other, *int8)
+
+
 # --mbr
 
 
@@ -269,7 +279,7 @@ def test_a_line_of_a_megabyte(mtattn_, make_run, tokenizer, unit):
     assert (code, first, end) == (0, last, "")
     (ids,) = tokenizer.encode_src([unit * 1000])
     assert long.count(" ") + 1 >= len(ids) * 2**20 / len(unit) / 1000 / 250  # no part is missing
-    assert "1 lines of over 250 pieces were split at sentence ends" in err
+    assert "1 lines of over 250 pieces were split, at sentence ends where possible" in err
 
 
 def test_invalid_utf8_is_replaced_and_counted(mtattn_, run):
@@ -311,6 +321,13 @@ def test_output_over_the_input_is_refused(fails, name):
     os.link("in.txt", "hard.txt")
     fails(2, r"is also the input", "-o", name, "--force")
     assert Path("in.txt").read_text() == TEXT
+
+
+@pytest.mark.parametrize("option", ["--prefix", "--glossary"])
+def test_output_over_another_source_is_refused(fails, option):
+    Path("more.txt").write_text("cake\tTorte\n\n\n\n")
+    fails(2, r"more.txt: is also the input", option, "more.txt", "-o", "more.txt", "--force")
+    assert Path("more.txt").read_text() == "cake\tTorte\n\n\n\n"
 
 
 def test_output_that_cannot_be_written(fails):

@@ -5,13 +5,15 @@ A way out is a file here with an `EXPORTER`, and a line in EXPORTERS.
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import mtattn
 from mtattn.checkpoint import load_model
 from mtattn.config import Config
-from mtattn.corpus import DataConfig
+from mtattn.decode import DecodeConfig
 from mtattn.errors import ConfigError, FileError
 from mtattn.export import ctranslate2, huggingface, onnx
 from mtattn.export.exporter import Exporter, Trained
@@ -57,65 +59,81 @@ def export_model(
     Args:
         run: a run directory or a released model.
         to: a key of EXPORTERS. quantization: of the weights; None: the exporter's default.
-        lines: source text to compare on; None: the first 200 lines of the dev corpus, with their references.
+        lines: source text to compare on; None: the dev corpus, with its references. Of either, the first 200 lines
+            that are not blank and that the model would not split.
         force: replace an earlier export.
 
     Raises:
-        ConfigError: the model cannot go there, the quantization is unknown, an extra is missing, or `out` is taken.
+        ConfigError: the model cannot go there, the quantization is unknown, an extra is missing, `out` or the folder
+            beside it that is filled first is taken, or there is no line to compare on.
         ModelError: no usable model, or the copy computes something else. FileError: it cannot be written.
     """
     exporter = EXPORTERS[to]
     quantization = quantization or next(iter(exporter.limits))
     if quantization not in exporter.limits:
         raise ConfigError(f"--quantization {quantization}: --to {to} has {', '.join(exporter.limits)}")
-    _check_free(out, run, force=force)
+    out = out.resolve()  # "." has no name
+    temporary = out.with_name(out.name + ".tmp")
+    _check_free(out, temporary, run, force=force)
     trained = Trained(*load_model(run), run)
     if reasons := exporter.refusals(trained.config.model):
         raise ConfigError(f"{run}: cannot be exported to {to}: {'; '.join(reasons)}")
-    src, tgt = _parity_text(trained.config.data, lines, trained.tokenizer, report)
-    temporary = out.with_name(out.name + ".tmp")
+    src, tgt = _parity_text(trained.config, lines, trained.tokenizer, report)
+    decode = trained.config.decode
+    # Of [decode] only what every engine can be told: n-grams and least lengths are not forbidden there.
+    greedy = DecodeConfig(beam_size=1, max_len_ratio=decode.max_len_ratio, max_len_extra=decode.max_len_extra)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        exporter.write(trained, temporary, quantization)
-        report.note(f"written; now comparing it with the model on {len(src)} lines")
-        native = Native(trained.model, trained.tokenizer)
-        greedy = replace(trained.config.decode, search="beam", beam_size=1, nbest=1)
-        parity = compare(native, exporter.load(temporary, trained.tokenizer), src, tgt, greedy)
-        require_parity(parity, exporter.limits[quantization])
-        record = {"to": to, "quantization": quantization, "mtattn": mtattn.__version__, "parity": asdict(parity)}
-        (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
+        try:
+            exporter.write(trained, temporary, quantization)
+            report.note(f"written; now comparing it with the model on {len(src)} lines")
+            native = Native(trained.model, trained.tokenizer)
+            parity = compare(native, exporter.load(temporary, trained.tokenizer), src, tgt, greedy)
+            require_parity(parity, exporter.limits[quantization])
+            record = {"to": to, "quantization": quantization, "mtattn": mtattn.__version__, "parity": asdict(parity)}
+            (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            if out.exists():
+                shutil.rmtree(out)
+            temporary.rename(out)
+        finally:  # only what was made here
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise FileError(f"{out}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return parity
 
 
-def _check_free(out: Path, run: Path, *, force: bool) -> None:
+def _check_free(out: Path, temporary: Path, run: Path, *, force: bool) -> None:
+    if temporary.exists():
+        raise ConfigError(f"{temporary}: is in the way; delete it if an export that was killed left it, or rename it")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / RECORD).is_file() or out.resolve() in (run.resolve(), *run.resolve().parents):
+    if not (out / RECORD).is_file() or out in (run.resolve(), *run.resolve().parents):
         raise ConfigError(f"{out}: exists already and is no earlier export; give another folder")
     if not force:
         raise ConfigError(f"{out}: exists already; --force replaces it")
 
 
-def _parity_text(
-    data: DataConfig, lines: Path | None, tokenizer: Tokenizer, report: Reporter
-) -> tuple[Ids, Ids | None]:
-    """Ids of the sources, and of their references where there are any; blank lines left out."""
+def _parity_text(config: Config, lines: Path | None, tokenizer: Tokenizer, report: Reporter) -> tuple[Ids, Ids | None]:
+    """Ids of the sources, and of their references where there are any."""
+    most = config.filter.max_len
     if lines is not None:
         with open_lines(lines, report) as texts:
-            src = tokenizer.encode_src([text for text in texts if text.strip()])
-        if not src:
-            raise ConfigError(f"{lines}: holds no text to compare the copy with the model on")
-        return src, None
-    if not data.dev:
+            found = _fitting(((tokenizer.encode_src([text])[0],) for text in texts), most, str(lines))
+        return [src for (src,) in found], None
+    if not config.data.dev:
         raise ConfigError("the model's config names no dev corpus; give source text to compare on with --lines FILE")
-    pairs = load_split(data, "dev")
-    both = [(s, t) for s, t in zip(pairs.src, pairs.tgt, strict=True) if s.strip() and t.strip()][:PARITY_LINES]
-    return tokenizer.encode_src([s for s, _ in both]), tokenizer.encode_tgt([t for _, t in both])
+    pairs = load_split(config.data, "dev")
+    encoded = (
+        (tokenizer.encode_src([src])[0], tokenizer.encode_tgt([tgt])[0])
+        for src, tgt in zip(pairs.src, pairs.tgt, strict=True)
+    )
+    both = _fitting(encoded, most, "the dev corpus")
+    return [src for src, _ in both], [tgt for _, tgt in both]
+
+
+def _fitting(rows: Iterable[tuple[list[int], ...]], most: int, where: str) -> list[tuple[list[int], ...]]:
+    """The first rows in which nothing is blank (EOS alone) or longer than the model was trained on."""
+    fitting = (row for row in rows if all(1 < len(ids) <= most for ids in row))
+    if not (found := list(islice(fitting, PARITY_LINES))):
+        raise ConfigError(f"{where}: holds no text of up to {most} pieces to compare the copy with the model on")
+    return found

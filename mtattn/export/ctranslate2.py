@@ -217,7 +217,7 @@ class CTranslate2Engine:
         return [result.log_probs for result in results]
 
     def translate(self, src: Ids, config: DecodeConfig) -> list[list[int]]:
-        limits = [int(len(row) * config.max_len_ratio) + config.max_len_extra for row in src]
+        limits = [config.max_len(len(row)) for row in src]
         results = self.translator.translate_batch(
             self.sources(src),
             beam_size=config.beam_size,

@@ -23,7 +23,7 @@ from mtattn.tokenizer import Tokenizer
 
 CARD = """\
 ---
-language: [{src}, {tgt}]
+language: {languages}
 license: unknown
 library_name: mtattn
 pipeline_tag: translation
@@ -51,8 +51,8 @@ TRANSFORMERS = """ `transformers` runs it as {name}:
     ids = model.generate(**tokenizer(["..."], return_tensors="pt", padding=True))
     print(tokenizer.batch_decode(ids, skip_special_tokens=True))
 
-That is greedy search, and gives the text of `mtattn translate --beam 1`, except for texts of over 1,024 tokens, which
-it does not split, and texts that begin with `>>`, which its tokenizer takes for a language code."""
+That is greedy search, and gives the text of `mtattn translate --beam 1`, except for texts of over {max_len:,} tokens,
+which mtattn splits, and texts that begin with `>>`, which its tokenizer takes for a language code."""
 
 
 def refusals(config: ModelConfig) -> list[str]:
@@ -85,9 +85,13 @@ def card(trained: Trained, scores: dict[str, Any]) -> str:
     """README.md. scores: as `mtattn eval --json` prints them, or what training found ("dev_bleu")."""
     data, model = trained.config.data, trained.config.model
     corpora = data.train if isinstance(data.train, tuple) else (data.train,)
-    stock = "" if obstacles(trained.config) else TRANSFORMERS.format(name=CLASSES[model.norm_position].name)
+    transformers = " It is no class of `transformers`."
+    if not obstacles(trained.config):
+        name = CLASSES[model.norm_position].name
+        transformers = TRANSFORMERS.format(name=name, max_len=trained.config.filter.max_len)
     return CARD.format(
-        transformers=stock or " It is no class of `transformers`.",
+        transformers=transformers,
+        languages=json.dumps([data.src, data.tgt]),  # in quotes: YAML takes a bare `no`, Norwegian, for false
         src=data.src,
         tgt=data.tgt,
         model_index=_model_index(trained, scores),

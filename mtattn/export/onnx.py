@@ -23,7 +23,7 @@ from mtattn.batching import pad
 from mtattn.decode import DecodeConfig
 from mtattn.export.exporter import Exporter, Trained, extra
 from mtattn.export.parity import BATCH, Ids, Limits, translate
-from mtattn.model import DecoderLayer, ModelConfig, Transformer
+from mtattn.model import ModelConfig, Transformer, layers
 from mtattn.tokenizer import Tokenizer
 
 OPSET = 20
@@ -111,7 +111,7 @@ class EncoderGraph(nn.Module):
         for layer in self.model.encoder:
             memory = layer(memory, mask)
         memory = self.model.encoder_norm(memory)
-        caches = [layer.cross_attn.project_memory(memory) for layer in _decoder(self.model)]
+        caches = [layer.cross_attn.project_memory(memory) for layer in layers(self.model)]
         return torch.stack([c.keys for c in caches]), torch.stack([c.values for c in caches])
 
 
@@ -136,7 +136,7 @@ class StepGraph(nn.Module):
         x = self.model._embed(self.model.tgt_embed, self.model.tgt_position, tokens[:, None], positions)  # [B, 1, D]
         mask = src_mask[:, None, None]  # [B, 1, 1, S]
         grown = []
-        for i, layer in enumerate(_decoder(self.model)):
+        for i, layer in enumerate(layers(self.model)):
             own = GrowingCache(past_keys[i], past_values[i])
             x = layer(x, None, None, mask, (own, KVCache.of_memory(cross_keys[i], cross_values[i])), positions)
             grown.append(own)
@@ -149,7 +149,7 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     extra("onnx")
     extra("onnxscript")
     model, config = traceable(trained.model), trained.model.config
-    attention = next(_decoder(model)).cross_attn
+    attention = next(layers(model)).cross_attn
     heads = (attention.num_kv_heads, attention.d_head)
     src = torch.full((2, 7), 5)
     cross = torch.zeros(config.decoder_layers, 2, heads[0], 7, heads[1])
@@ -233,12 +233,6 @@ def _export(graph: nn.Module, path: Path, inputs: dict[str, tuple[Tensor, dict[i
             external_data=False,
             verbose=False,
         )
-
-
-def _decoder(model: Transformer) -> Any:
-    for layer in model.decoder:
-        assert isinstance(layer, DecoderLayer)
-        yield layer
 
 
 Array = NDArray[Any]

@@ -203,7 +203,7 @@ class StockEngine:
         """Greedy search, one by one, since here a batch has one limit for all."""
         found = []
         for row in src:
-            limit = int(len(row) * config.max_len_ratio) + config.max_len_extra
+            limit = config.max_len(len(row))
             ids = self.model.generate(input_ids=torch.tensor([row]), max_length=None, max_new_tokens=limit)[0, 1:]
             found.append([i for i in ids.tolist() if i != self.tokenizer.eos_id])
         return found
