@@ -45,6 +45,8 @@ def measure(variant: dict[str, Any], steps: int, seed: int) -> dict[str, float]:
     overrides = [
         f"train.max_steps={steps}",
         "train.max_epochs=0",
+        "model.dropout=0.1",
+        "train.embeddings=random",
         f"train.seed={seed}",
         f"train.valid_every={steps}",
         "train.valid_sentences=50",

@@ -67,9 +67,12 @@ def has_band(mask: Mask | Dense | None) -> bool:
     return isinstance(mask, Mask) and all(map(math.isfinite, mask.band))
 
 
-def pays_off(mask: Mask | Dense | None, num_keys: int) -> bool:
-    """Say whether the stretches of keys are so much shorter than all keys that this path is the fastest."""
-    return has_band(mask) and num_keys >= 2 * (BLOCK + cast(Mask, mask).band[1] - cast(Mask, mask).band[0])
+def pays_off(mask: Mask | Dense | None, num_queries: int, num_keys: int) -> bool:
+    """Say whether so many fewer scores are computed, those of filled-up blocks included, that this path is fastest."""
+    if not has_band(mask):
+        return False
+    low, high = cast(Mask, mask).band
+    return num_queries * num_keys >= 2 * math.ceil(num_queries / BLOCK) * BLOCK * (BLOCK + high - low)
 
 
 def _stretches(x: Tensor, heads: int, low: int, blocks: int, width: int) -> Tensor:

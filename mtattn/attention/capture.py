@@ -16,7 +16,7 @@ def capture_weights(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
         with capture_weights(model) as weights:
             model(...)
-        weights["decoder.0.cross_attention"][-1]     # [B, H, T, S], of the last call of that layer
+        weights["decoder.0.cross_attn"][-1]     # [B, H, T, S], of the last call of that layer
 
     The weights are computed beside the output from the same queries, keys, mask and bias, before dropout, and
     detached; outside the context a layer does one comparison more than without the feature.

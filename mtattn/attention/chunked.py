@@ -1,8 +1,9 @@
 """Exact attention in linear memory: the online softmax, block by block, in plain torch.
 
 The scores of one block of queries with one block of keys are all that exists at a time. For each query the maximum m
-and the sum l of exponentials so far are kept, and what was summed is rescaled when m grows (Milakov 2018; Rabe 2021;
-FlashAttention, Dao 2022, algorithm 1). The backward pass computes each block again from log(sum of exponentials).
+and the sum l of exponentials so far are kept, in float32 at least, and what was summed is rescaled when m grows
+(Milakov 2018; Rabe 2021; FlashAttention, Dao 2022, algorithm 1). The backward pass computes each block again from
+log(sum of exponentials).
 
 Blocks that the mask's band rules out are never touched, so a sliding window of w costs O(T w).
 Letters: B batch, H heads, Hkv key heads, T queries, S keys, E d_head; t and s one block of T and S.
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .predicate import NO_BAND, Dense, Mask
 from .reference import dot_product_scores, fold_groups
@@ -80,12 +82,16 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scoring: _Scoring) -> Tensor:
         output = q.new_zeros(*q.shape[:3], v.shape[3])  # [B, H, T, E]
-        log_sums = q.new_full((*q.shape[:3], 1), math.inf)  # [B, H, T, 1]; stays inf for dead queries
+        wide = torch.promote_types(q.dtype, torch.float32)
+        log_sums = q.new_full((*q.shape[:3], 1), math.inf, dtype=wide)  # [B, H, T, 1]; stays inf for dead queries
         for rows, blocks in scoring.blocks(q.shape[2], k.shape[2]):
-            largest = q.new_full((*q.shape[:2], rows.stop - rows.start, 1), -math.inf)  # m [B, H, t, 1]
-            sums, context = torch.zeros_like(largest), torch.zeros_like(output[:, :, rows])  # l; [B, H, t, E]
+            largest = torch.full_like(log_sums[:, :, rows], -math.inf)  # m [B, H, t, 1]
+            sums, context = (
+                torch.zeros_like(largest),
+                torch.zeros_like(output[:, :, rows], dtype=wide),
+            )  # l; [B, H, t, E]
             for cols in blocks:
-                scores = scoring.capped(q[:, :, rows], k[:, :, cols])  # [B, H, t, s]
+                scores = scoring.capped(q[:, :, rows], k[:, :, cols]).to(wide)  # [B, H, t, s]
                 if bias is not None:
                     scores += _part(bias, rows, cols)
                 scoring.hide(scores, rows, cols)
@@ -94,7 +100,7 @@ class _Chunked(torch.autograd.Function):
                 weights = scores.sub_(shift).exp_()  # [B, H, t, s], not yet divided by their sum
                 rescale = (seen - shift).exp_()
                 sums = sums.mul_(rescale).add_(weights.sum(-1, keepdim=True))
-                context = context.mul_(rescale).add_(_times(weights, v[:, :, cols]))
+                context = context.mul_(rescale).add_(_times(weights.to(v.dtype), v[:, :, cols]))
             alive = sums > 0
             output[:, :, rows] = torch.where(alive, context / sums, 0.0)
             log_sums[:, :, rows] = torch.where(alive, largest + sums.log(), math.inf)
@@ -103,21 +109,23 @@ class _Chunked(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), scoring = grads, ctx.scoring
         q, k, v, bias, output, log_sums = ctx.saved_tensors
-        grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[3] else None
-        mean_grad = (grad * output).sum(-1, keepdim=True)  # [B, H, T, 1]: sum over keys of weight * its gradient
+        wide = log_sums.dtype
+        grad_q, grad_k, grad_v = (torch.zeros_like(x, dtype=wide) for x in (q, k, v))
+        grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and ctx.needs_input_grad[3] else None
+        mean_grad = (grad.to(wide) * output).sum(-1, keepdim=True)  # [B, H, T, 1]: sum of weight * its gradient
         for rows, blocks in scoring.blocks(q.shape[2], k.shape[2]):
             q_block, grad_block = q[:, :, rows], grad[:, :, rows]
             for cols in blocks:
                 k_block = k[:, :, cols]
-                capped = scoring.capped(q_block, k_block)  # [B, H, t, s]
+                capped = scoring.capped(q_block, k_block).to(wide)  # [B, H, t, s]
                 scores = capped.clone() if bias is None else capped + _part(bias, rows, cols)
                 weights = scoring.hide(scores, rows, cols).sub_(log_sums[:, :, rows]).exp_()
-                grad_v[:, :, cols] += _transposed_times(weights, grad_block, v)
-                grad_weights = dot_product_scores(grad_block, v[:, :, cols], 1.0)  # [B, H, t, s]
+                grad_v[:, :, cols] += _transposed_times(weights.to(v.dtype), grad_block, v)
+                grad_weights = dot_product_scores(grad_block, v[:, :, cols], 1.0).to(wide)  # [B, H, t, s]
                 grad_scores = grad_weights.sub_(mean_grad[:, :, rows]).mul_(weights)
                 if grad_bias is not None:
                     part = _part(grad_bias, rows, cols)
@@ -125,9 +133,11 @@ class _Chunked(torch.autograd.Function):
                 if scoring.softcap is not None:
                     grad_scores *= 1.0 - (capped / scoring.softcap) ** 2  # tanh' = 1 - tanh^2
                 grad_scores *= scoring.scale
+                grad_scores = grad_scores.to(q.dtype)
                 grad_q[:, :, rows] += _times(grad_scores, k_block)
                 grad_k[:, :, cols] += _transposed_times(grad_scores, q_block, k)
-        return grad_q, grad_k, grad_v, grad_bias, None
+        grad_bias = None if bias is None or grad_bias is None else grad_bias.to(bias.dtype)
+        return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), grad_bias, None
 
 
 def _part(tensor: Tensor, rows: slice, cols: slice) -> Tensor:

@@ -159,7 +159,7 @@ def _choose(
         # The fused kernels have no cap, and give no gradient to a bias; their fallback is slower than the reference.
         many = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > _MOST_SCORES
         return "chunked" if many and not dropout else "reference"
-    if bias is None and pays_off(mask, k.shape[2]):
+    if bias is None and pays_off(mask, q.shape[2], k.shape[2]):
         return "banded"
     if q.device.type == "cpu":
         if dropout:

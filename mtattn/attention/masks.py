@@ -71,7 +71,8 @@ class _PrefixLM(Mask):
         self.batch = len(self.prefix_len) if isinstance(prefix_len, Tensor) else None
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (k <= q) | (k < self.prefix_len.to(k.device)[b])
+        lens = self.prefix_len.to(k.device)
+        return (k <= q) | (k < (lens if self.batch is None else lens[b]))
 
 
 class _Packed(Mask):

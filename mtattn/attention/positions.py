@@ -216,7 +216,8 @@ class T5Bias(Position):
     """A learned bias for each head and bucket of the distance k - q (T5, Raffel 2020, section 2.1).
 
     Half of the buckets are exact distances, the other half grow logarithmically up to `max_distance`, beyond which
-    all share the last. Without the factor 1 / sqrt(E) of T5's own scores: scale is `attend`'s business.
+    all share the last. T5 itself leaves out 1 / sqrt(E) and starts its queries smaller instead; here the scale is
+    `attend`'s business.
 
     Args:
         num_heads: H.

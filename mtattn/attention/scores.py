@@ -57,7 +57,10 @@ class Symmetric(ScaledDot):
 
 
 class Multiplicative(ScaledDot):
-    """q^T W k with a learned W for each head: the "general" score (Luong 2015, equation 8). W starts as I / sqrt(E)."""
+    """q^T W k with a learned W for each head: the "general" score (Luong 2015, equation 8). W starts as I / sqrt(E).
+
+    Rotary positions turn q and k before W sees them, so that once W is learned they no longer tell distances alone.
+    """
 
     def __init__(self, num_heads: int, num_kv_heads: int, d_head: int) -> None:
         super().__init__(num_heads, num_kv_heads, d_head)
@@ -79,7 +82,10 @@ class Cosine(ScaledDot):
 
 
 class Additive(nn.Module):
-    """w . tanh(A q + B k): a small network looks at both (Bahdanau 2015, appendix A.1.2); takes O(T S E) memory."""
+    """w . tanh(A q + B k): a small network looks at both (Bahdanau 2015, appendix A.1.2); takes O(T S E) memory.
+
+    Under rotary positions it sees where q and k stand, not only how far apart.
+    """
 
     shares_projection = False
     is_dot_product = False

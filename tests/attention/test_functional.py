@@ -179,6 +179,24 @@ def test_weights_are_what_the_output_is_made_of():
     torch.testing.assert_close(weights @ v.repeat_interleave(2, 1), attend(q, k, v, mask, softcap=2.0))
 
 
+def test_long_rows_in_bfloat16_lose_no_more_in_chunks_than_the_reference():
+    inputs = [x.bfloat16() for x in qkv(40, 3000)]
+    upstream = torch.randn(B, H, 40, E, dtype=torch.float64)
+    exact = values_and_gradients(lambda *x: attend(*x, impl="reference"), [x.double() for x in inputs], upstream)
+    chunks, formula = (
+        error(values_and_gradients(lambda *x, impl=impl: attend(*x, impl=impl), inputs, upstream), exact)
+        for impl in ("chunked", "reference")
+    )
+    assert all(mine <= 1.5 * reference for mine, reference in zip(chunks, formula, strict=True))
+
+
+def test_chunks_have_no_second_derivative():
+    q, k, v = (x.requires_grad_() for x in qkv(4, 4))
+    (gradient,) = torch.autograd.grad(attend(q, k, v, impl="chunked").square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 @pytest.mark.parametrize("impl", [*HAS_BACKWARD, "auto"])
 def test_large_logits_stay_finite(impl):
     q, k, v = qkv(8, 8)
@@ -206,6 +224,9 @@ def test_auto_says_what_it_chose():
     huge = torch.empty(1, device="meta").expand(1, 1, 2**15, 8)
     assert chosen_impl(q, q, q) == "sdpa"
     assert chosen_impl(q, q, q, softcap=1.0) == "reference"
+    window = causal() & sliding_window(64)
+    assert chosen_impl(long, long, long, window) == "banded"
+    assert chosen_impl(q[:, :, :1], long, long, window.shifted(2047)) == "sdpa"  # a step of decoding fills no block
     assert chosen_impl(q, q, q, bias=bias) == "reference"
     assert chosen_impl(q, q, q, dropout=0.1) == "reference"
     assert chosen_impl(with_grad, with_grad, with_grad) == "reference"

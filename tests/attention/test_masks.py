@@ -62,6 +62,11 @@ def test_masks_combine(left, right):
     assert dense(~(a | b)).equal(dense(~a & ~b))
 
 
+def test_one_prefix_for_all_combines_with_what_differs_by_sentence():
+    mask = prefix_lm(3)
+    assert dense(mask & key_padding(KEEP)).equal(table(lambda b, h, q, k: (k < 3 or k <= q) and KEEP[b][k]))
+
+
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 4), st.booleans())
 def test_nothing_is_allowed_outside_the_band(size, other, offset, both):
     one, two = causal() & sliding_window(size), sliding_window(other)
