@@ -21,6 +21,8 @@ from mtattn.processors import MinLength, NoRepeatNgram, Processor, forbid
 from mtattn.sampling import draw, uniform
 
 NEVER = -math.inf
+# A CPU knows at once what is done and which places are empty. A GPU would have to wait for that, and computes all.
+KNOWN_AT_ONCE = ("cpu",)
 SYNC_EVERY = 8  # steps between looks at the result on a GPU, for which the host has to wait each time
 
 
@@ -76,13 +78,13 @@ class DecodeConfig:
             ("beam_size", "1 or more", self.beam_size >= 1),
             ("nbest", f"from 1 to beam_size ({most})" if most < math.inf else "1 or more", 1 <= self.nbest <= most),
             ("quantization", "none or int8", self.quantization in ("none", "int8")),
-            ("length_penalty", "0 or more", 0 <= self.length_penalty < math.inf),
+            ("length_penalty", "from 0 to 5", 0 <= self.length_penalty <= 5),  # lengths to that power fit a float32
             ("max_len_ratio", "0 or more", 0 <= self.max_len_ratio < math.inf),
             ("max_len_extra", "1 or more", self.max_len_extra >= 1),
             ("min_len", "0 or more", self.min_len >= 0),
             ("no_repeat_ngram_size", "0 (off) or more", self.no_repeat_ngram_size >= 0),
             ("diversity", "0 (off) or more", 0 <= self.diversity < math.inf),
-            ("temperature", "more than 0", 0 < self.temperature < math.inf),
+            ("temperature", "0.001 or more", 0.001 <= self.temperature < math.inf),
             ("top_k", "0 (all) or more", self.top_k >= 0),
             ("top_p", "more than 0, at most 1", 0 < self.top_p <= 1),
             ("seed", "a signed 64-bit integer", -(2**63) <= self.seed < 2**63),
@@ -241,9 +243,8 @@ def search(
     tokens = torch.full_like(state.live, bos_id, dtype=torch.int64)  # [N, K]
     parents: Tensor | None = None
     history = History(num_sentences, config.width, int(max_len.max()), device)
-    # A CPU knows at once what is done and which places are empty. A GPU would have to wait for that, and computes all.
-    on_cpu = device.type == "cpu"
-    skips = on_cpu and config.reorders and not rules
+    at_once = device.type in KNOWN_AT_ONCE
+    skips = at_once and config.reorders and not rules
 
     for length in range(1, history.tokens.size(2) + 1):
         alive = state.live != NEVER if skips else None  # [N, K]
@@ -267,7 +268,7 @@ def search(
         state.num_steps = length
         parents = places if config.reorders else None
 
-        if on_cpu or length % SYNC_EVERY == 0:
+        if at_once or length % SYNC_EVERY == 0:
             staying = (~done).nonzero()[:, 0]
             if not len(staying):
                 break

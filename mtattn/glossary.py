@@ -3,7 +3,7 @@
 Lines whose best translation lacks a term are searched again, once for each place between two of its words: up to there
 the translation is forced, then comes the term, and the search goes on freely. The likeliest wins. So the search
 itself knows of no terms (as that of Post & Vilar 2018 does, https://arxiv.org/abs/1804.06609), and since the end of the
-translation is one of the places, a term is missing only where the limits on length leave no room for it.
+translation is one of the places, a term is missing only where [decode] leaves no room for it or forbids to repeat it.
 """
 
 import re
@@ -23,7 +23,7 @@ from mtattn.translate import Part, Search, Segment
 
 WORD = re.compile(r"\w+")  # what terms are looked up by; a part of a word where that has combining marks
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
-STARTS = 16  # searched together: as many sources of 256 pieces, with a beam of 5, as a CPU's batch has room for
+STARTS = 12  # searched together: as many sources of 256 pieces, with a beam of 5, as a CPU's batch has room for
 
 
 @dataclass(frozen=True)

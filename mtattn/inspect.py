@@ -10,8 +10,8 @@ SHADES = " .:-=+*#%@"  # one character for each tenth of a word's attention
 
 def inspect_lines(translator: Translator, lines: Iterable[str]) -> Iterator[str]:
     """For each line: the source, the translation, and a grid with a row for each target word."""
-    for line in lines:
-        (translation,) = translator.translate([line])
+    for number, line in enumerate(lines):
+        (translation,) = translator.translate([line], first=number)
         if not translation.segments:
             yield "(blank)\n"
             continue

@@ -155,6 +155,7 @@ class Translator:
         lines: Iterable[str],
         done: Callable[[int], None] = lambda count: None,
         prefixes: Iterable[str] | None = None,
+        first: int = 0,
     ) -> Iterator[Translation]:
         """Translate each line; as many come out as go in, in order, and a blank line comes out blank.
 
@@ -163,14 +164,15 @@ class Translator:
 
         Args:
             lines: without line ends.
-            done: told now and then how many lines, and parts of long ones, have been translated.
+            done: told now and then how many texts have been translated: lines but blank ones, and parts of long ones.
             prefixes: how the translation of each line has to start, as many as lines; blank: freely.
+            first: number of the first line, on which its samples depend.
 
         Raises:
             CorpusError: not as many prefixes as lines.
         """
         pairs = ((line, "") for line in lines) if prefixes is None else paired(lines, prefixes)
-        before, finished, size = 0, 0, FIRST_LINES
+        before, finished, size = first, 0, FIRST_LINES
         while block := list(islice(pairs, size)):
             parts = self._split(block, before)
             segments: list[Segment | None] = [None] * len(parts)

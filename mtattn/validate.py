@@ -1,7 +1,7 @@
 """What the dev split says of a model: loss and perplexity on its targets, BLEU and chrF of its greedy translations."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,7 +21,8 @@ from mtattn.translate import Translation, Translator
 
 NUM_SAMPLES = 3
 NUM_LOOKS = 32  # translations whose attention is judged
-BATCH_PAIRS = {False: 128, True: 1024}  # by whether the model is on a GPU
+# By whether the model is on a GPU: pairs of a batch, and positions of it with padding, since dev is never filtered.
+BATCH_PAIRS, BATCH_POSITIONS = {False: 128, True: 1024}, {False: 16_384, True: 262_144}
 ROWS = 8192  # of logits at a time: 256 MB for a vocabulary of 8,000
 
 
@@ -117,14 +118,11 @@ def _spread(total: int, most: int) -> list[int]:
 def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callable[[], None] = lambda: None) -> float:
     """Cross entropy in nats a target token, without label smoothing."""
     src, tgt = tokenizer.encode_src(dev.src), tokenizer.encode_tgt(dev.tgt)
-    order = sorted(range(len(tgt)), key=lambda i: (len(tgt[i]), len(src[i])))
     device = next(model.parameters()).device
-    size = BATCH_PAIRS[device.type == "cuda"]
     nats, count = torch.zeros((), device=device), 0
     with evaluating(model):
-        for start in range(0, len(order), size):
+        for chosen in _batches(src, tgt, on_gpu=device.type == "cuda"):
             check()
-            chosen = order[start : start + size]
             rows = _rows(src, chosen), _rows(tgt, chosen)
             batch = collate(*rows, np.array(chosen), pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id).to(device)
             hidden, targets = model.hidden(batch.src, batch.tgt_in).flatten(0, 1), batch.tgt_out.flatten()  # [B*T, D]
@@ -132,6 +130,20 @@ def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callab
                 nats += cross_entropy(model.logits(some), ids, pad_id=tokenizer.pad_id)[0]
             count += batch.num_tokens
     return float(nats) / max(count, 1)  # the only number that is waited for
+
+
+def _batches(src: Sequence[Sequence[int]], tgt: Sequence[Sequence[int]], *, on_gpu: bool) -> Iterator[list[int]]:
+    """The numbers of pairs of like length, as many as are computed together."""
+    chosen, longest = list[int](), 0
+    for i in sorted(range(len(tgt)), key=lambda i: (len(tgt[i]), len(src[i]))):
+        longest = max(longest, len(src[i]), len(tgt[i]))
+        most = min(BATCH_PAIRS[on_gpu], BATCH_POSITIONS[on_gpu] // longest)
+        if chosen and len(chosen) >= most:
+            yield chosen
+            chosen, longest = [], max(len(src[i]), len(tgt[i]))
+        chosen.append(i)
+    if chosen:
+        yield chosen
 
 
 def _rows(ids: Sequence[Sequence[int]], chosen: Sequence[int]) -> list[Sequence[int]]:

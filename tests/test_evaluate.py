@@ -57,6 +57,18 @@ def dev(toy_lines) -> Pairs:
     return Pairs(toy_lines[0][:140], toy_lines[1][:140])  # more than one batch
 
 
+def test_dev_loss_computes_few_long_pairs_together(model, tokenizer, dev, monkeypatch):
+    whole = dev_loss(model, tokenizer, dev)
+    sizes = []
+    hidden = type(model).hidden
+    monkeypatch.setattr(
+        type(model), "hidden", lambda self, src, tgt: sizes.append(src.numel()) or hidden(self, src, tgt)
+    )
+    monkeypatch.setattr("mtattn.validate.BATCH_POSITIONS", {False: 100})
+    assert dev_loss(model, tokenizer, dev) == pytest.approx(whole, rel=1e-5)
+    assert len(sizes) > 1 and max(sizes) <= 100
+
+
 def test_dev_loss_is_the_mean_over_tokens(model, tokenizer, dev):
     total, count = 0.0, 0
     for src, tgt in zip(dev.src, dev.tgt, strict=True):

@@ -122,6 +122,7 @@ def test_blocks_do_not_show(model, tokenizer, toy_lines, monkeypatch, lines_ahea
         translator = Translator(model, tokenizer, config, max_len=12)
         whole = [outcome(x) for x in translator.translate(lines, prefixes=prefixes)]
         with monkeypatch.context() as patch:
+            patch.setattr(translate, "FIRST_LINES", lines_ahead)
             patch.setattr(translate, "LINES_AHEAD", lines_ahead)
             assert [outcome(x) for x in translator.translate(lines, prefixes=prefixes)] == whole
 

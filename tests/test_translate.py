@@ -73,6 +73,27 @@ def test_what_graphs_cannot_do_is_done_step_by_step(model, tokenizer, lines):
     assert [t.text[:2] for t in translator.translate(lines[:2], prefixes=prefixes)] == ["Er", "Si"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beam_size": 3, "nbest": 2},
+        {"beam_size": 3, "min_len": 4},
+        {"beam_size": 1},
+        {"search": "sample", "nbest": 2, "top_k": 5},
+    ],
+)
+def test_a_device_that_is_asked_now_and_then_finds_the_same(model, tokenizer, lines, monkeypatch, options):
+    """As on a GPU: places of dead hypotheses are computed, and done sentences leave every few steps."""
+    translator = Translator(model, tokenizer, DecodeConfig(**options, **SHORT))
+    expected = outcomes(translator, lines[:9])
+    monkeypatch.setattr("mtattn.decode.KNOWN_AT_ONCE", ())
+    for translator.start in (None, model.start):
+        found = outcomes(translator, lines[:9])
+        assert [texts for texts, _ in found] == [texts for texts, _ in expected]
+        for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-4)
+
+
 def test_order_is_kept_and_neighbours_do_not_matter(model, tokenizer, lines):
     translator = Translator(model, tokenizer, DecodeConfig(beam_size=2, **SHORT))
     lines = lines[:20]
