@@ -29,7 +29,7 @@ class FilterConfig:
     max_len: pieces on either side, EOS included. max_ratio: the longer side's pieces over the shorter's, for pairs
     of more than 10 pieces. duplicate: a pair seen before. identical: a target that copies its source (only sides
     of more than 3 words, since names and numbers translate to themselves). leaked: a source or target sentence of
-    dev or test.
+    dev or test. A pair with a side of no piece but EOS is always left out.
     """
 
     max_len: int = 256
@@ -100,7 +100,7 @@ class Batch:
     tgt_in: Tensor  # [B, T], begins with BOS
     tgt_out: Tensor  # [B, T], ends with EOS
     num_tokens: int  # target tokens without padding
-    indices: IntArray  # [n], the pairs' numbers in the corpus
+    indices: IntArray  # [n], the pairs' numbers among the examples
     packing: Packing | None = None
     pair_rows: IntArray | None = None  # [n], the row of each pair; None: pair i is row i
 
@@ -129,14 +129,14 @@ class Batch:
 
 
 def pair_names(batches: Sequence[Batch], numbers: IntArray, most: int = 10) -> str:
-    """The pairs of some batches as a user counts them: "training pairs 3, 17, ...".
+    """The pairs of some batches as a user can count them: "training pairs 3, 17, blank or invalid ones not counted".
 
     Args:
-        numbers: an example's number -> its row in the corpus.
+        numbers: an example's number -> its row in the corpus, which lacks what was dropped on reading.
     """
     rows = sorted(int(numbers[i]) + 1 for batch in batches for i in batch.indices)
     named = ", ".join(map(str, rows[:most])) + (", ..." if len(rows) > most else "")
-    return f"training pair{'s' if len(rows) > 1 else ''} {named}"
+    return f"training pair{'s' if len(rows) > 1 else ''} {named}, blank or invalid ones not counted"
 
 
 def pad(rows: Sequence[Sequence[int] | IntArray], pad_id: int) -> Tensor:

@@ -9,8 +9,10 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -31,16 +33,19 @@ __all__ = [
     "DataConfig",
     "Format",
     "LoadedCorpus",
+    "building_folder",
     "bundled_data_folder",
     "load_corpus",
     "read_tables",
 ]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Part of every cache key: raise it when the same files would give other pairs than before."""
 PAIRS_FILE = "pairs.arrow"
 DROPPED_FILE = "dropped.json"
 ROWS_PER_WRITE = 10_000
+BUILDING = ".building-"
+ABANDONED_S = 24 * 60 * 60  # seconds after which what is being built, and is not written to, is taken for a leftover
 
 
 @dataclass(frozen=True)
@@ -140,13 +145,11 @@ def build_cache(
     target: Path, sources: list[LocatedSource], data: DataConfig, *, skip_invalid: bool, keep_all: bool
 ) -> None:
     """Reads the sources and writes the folder `target` in one step, so that nobody sees half of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
-    scratch, result = work / "scratch", work / "result"
-    scratch.mkdir()
-    result.mkdir()
     dropped: Counter[str] = Counter()
-    try:
+    with building_folder(target.parent) as work:
+        scratch, result = work / "scratch", work / "result"
+        scratch.mkdir()
+        result.mkdir()
         pairs = chain.from_iterable(
             checked_pairs(source, data, scratch, dropped, skip_invalid=skip_invalid, keep_all=keep_all)
             for source in sources
@@ -161,6 +164,23 @@ def build_cache(
         except OSError:
             if not target.is_dir():  # else another process was first, with the same content
                 raise
+
+
+@contextmanager
+def building_folder(cache_dir: Path) -> Iterator[Path]:
+    """A folder inside `cache_dir` to make something in, removed at the end, as are those that killed processes left.
+
+    Its name is not a process's number: containers that share a cache have the same ones.
+    """
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    for folder in cache_dir.glob(f"{BUILDING}*"):
+        with suppress(OSError):  # it is gone meanwhile, or someone else's
+            written = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if time.time() - written > ABANDONED_S:
+                shutil.rmtree(folder)
+    work = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache_dir))
+    try:
+        yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from mtattn.batching import FilterConfig, IntArray, TokenTable
-from mtattn.corpus import LoadedCorpus, read_tables
+from mtattn.corpus import LoadedCorpus, building_folder, read_tables
 from mtattn.errors import CorpusError, FileError
 from mtattn.tokenizer import Tokenizer
 
 BLOCK = 10_000  # pairs encoded at a time
-VERSION = 1
+VERSION = 2
+"""Part of every cache key: raise it when the same corpus would give other examples than before."""
 SCHEMA = pa.schema({"src": pa.list_(pa.int32()), "tgt": pa.list_(pa.int32()), "number": pa.int64()})
 
 Texts = tuple[list[str], list[str]]
@@ -57,14 +58,13 @@ def encode_corpus(
         key.update(hashlib.sha256(part).digest())
     path = cache_dir / f"{key.hexdigest()}.arrow"
     try:
-        if not (path.is_file() and _counts_file(path).is_file()):
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            try:
-                _write(temporary, corpus, tokenizer, config, held_out, done)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, ValueError):  # damaged: JSON's and Arrow's are ValueErrors
+            return _open(path)
+        with building_folder(cache_dir) as work:
+            made = work / path.name
+            _write(made, corpus, tokenizer, config, held_out, done)
+            _counts_file(made).replace(_counts_file(path))
+            made.replace(path)
         return _open(path)
     except OSError as error:
         raise FileError(f"{cache_dir}: cannot write or read the cache: {error.strerror or error}") from None
@@ -102,12 +102,11 @@ def _write(
     if not kept:
         lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         raise CorpusError(f"no training pair is left after filtering (dropped: {lost}); loosen [filter]")
-    path.with_name(path.name + ".json").write_text(json.dumps(dropped), encoding="utf-8")
-    path.with_name(path.name + ".json").replace(_counts_file(path))
+    _counts_file(path).write_text(json.dumps(dropped), encoding="utf-8")
 
 
 def _counts_file(path: Path) -> Path:
-    return path.with_name(path.name.split(".")[0] + ".json")
+    return path.with_suffix(".json")
 
 
 def _open(path: Path) -> Examples:
@@ -144,6 +143,8 @@ def _reason(
     src: str, tgt: str, src_len: int, tgt_len: int, config: FilterConfig, held_out: frozenset[str]
 ) -> str | None:
     """Why a pair is left out, or None."""
+    if min(src_len, tgt_len) < 2:  # EOS alone: the tokenizer may strip what str.strip() keeps, such as U+200B
+        return "blank"
     if max(src_len, tgt_len) > config.max_len:
         return "too long"
     longer, shorter = max(src_len, tgt_len), min(src_len, tgt_len)

@@ -34,6 +34,7 @@ Row = tuple[int, str, str]
 
 BOM = b"\xef\xbb\xbf"
 BATCH_ROWS = 10_000
+MAX_CELL = 1 << 26  # characters of a CSV cell: no text comes near it, and memory holds what an open quote swallows
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,16 @@ def read_csv(given: ReaderInput) -> Iterator[Row]:
 
 def csv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
     """Yields (number of its last line, cells) for each record of a CSV file."""
+    csv.field_size_limit(MAX_CELL)  # its 131,072 would refuse a pair that every other format takes
     # strict: without it, a quote that is never closed swallows the rest of the file and says nothing.
     reader = csv.reader(raw_lines(path), strict=True)
+    begun = 1  # where the record begins: an open quote is noticed far behind it
     try:
         for cells in reader:
             yield reader.line_num, cells
+            begun = reader.line_num + 1
     except csv.Error as error:
-        raise CorpusError(f"{path}:{reader.line_num}: not CSV ({error}); check the quotes near that line") from error
+        raise CorpusError(f"{path}:{begun}: not CSV ({error}); check the quotes from that line on") from error
 
 
 def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) -> Iterator[Row]:

@@ -1,5 +1,6 @@
-"""What must agree before a run goes on: the config that is asked for, the tokenizer, the training files."""
+"""What must agree before a run goes on: the config that is asked for, the tokenizer, the training pairs."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -8,7 +9,7 @@ from typing import Any
 from mtattn.checkpoint import RunDirectory, tokenizer_hashes
 from mtattn.config import Config
 from mtattn.errors import ConfigError, CorpusError, ModelError
-from mtattn.tokenizer import Tokenizer
+from mtattn.prepare import Prepared
 
 MAY_CHANGE = ("max_steps", "max_epochs", "max_minutes", "patience", "log_every")  # on resuming, of [train]
 
@@ -43,7 +44,7 @@ def resumed_config(asked: Config, run: RunDirectory) -> Config:
     return own
 
 
-def lineage(config: Config, tokenizer: Tokenizer, files: Mapping[str, str]) -> dict[str, Any]:
+def lineage(config: Config, data: Prepared) -> dict[str, Any]:
     """What a checkpoint says of its origin, for `require_same` to compare; JSON values."""
     table = asdict(config)
     del table["decode"], table["data"]["folder"], table["finetune"]["old"]["folder"]
@@ -53,8 +54,10 @@ def lineage(config: Config, tokenizer: Tokenizer, files: Mapping[str, str]) -> d
         del table["finetune"]
     return {
         "config": json.loads(json.dumps(table)),  # tuples become lists, as when it is read back
-        "tokenizer": tokenizer_hashes(tokenizer),
-        "files": dict(files),
+        "tokenizer": tokenizer_hashes(data.tokenizer),
+        "files": dict(data.corpus.files),
+        # Which pairs the filters left: a position in the data means nothing among others.
+        "examples": hashlib.sha256(data.examples.numbers.tobytes()).hexdigest(),
     }
 
 
@@ -63,22 +66,29 @@ def require_same(run: RunDirectory, saved: Mapping[str, Any], now: Mapping[str, 
 
     Args:
         saved, now: `lineage` of the checkpoint and of the run that wants to go on from it.
-        changed_data: accept other training files.
+        changed_data: accept other training files or pairs.
 
     Raises:
-        ModelError: another shape, optimiser or tokenizer. CorpusError: other training files.
+        ModelError: another shape, optimiser or tokenizer. CorpusError: other training files, or other pairs of them.
     """
     found = _differences(now["config"], saved.get("config", {}))
     if now["tokenizer"] != saved.get("tokenizer"):
         found.append("tokenizer.model is not the one it was trained with")
     if found:
         raise ModelError(f"{run.checkpoints}: the newest checkpoint does not fit this run: {'; '.join(found)}")
+    if changed_data:
+        return
     # Content alone counts: a corpus may have moved to another folder.
-    if [*now["files"].values()] != [*saved.get("files", {}).values()] and not changed_data:
+    if [*now["files"].values()] != [*saved.get("files", {}).values()]:
         changed = sorted({name for name, _ in {*saved.get("files", {}).items()} ^ {*now["files"].items()}})
         raise CorpusError(
             f"training files changed since this run began: {', '.join(changed)}; "
             "--allow-changed-data goes on with them, --fresh starts over"
+        )
+    if saved.get("examples", now["examples"]) != now["examples"]:  # older checkpoints do not say
+        raise CorpusError(
+            f"{run.path}: other training pairs pass the filters than when this run began, as when dev or test has "
+            "changed and rules out others; --allow-changed-data goes on with them, --fresh starts over"
         )
 
 

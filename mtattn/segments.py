@@ -18,13 +18,13 @@ def split_long(text: str, length: Callable[[str], int], limit: int) -> list[str]
         limit: at least 2.
 
     Returns:
-        Parts that hold all words of the text in order, white space between them as one space; the text itself when it
-        fits.
+        Parts that hold all words of the text in order, white space between them as one space, and none around them.
     """
+    text = " ".join(text.split())
     if length(text) <= limit:
         return [text]
     for border in (SENTENCE_END, WORD_END):
-        units = [unit for unit in border.split(" ".join(text.split())) if unit]  # a space leads the next unit
+        units = [unit for unit in border.split(text) if unit]  # a space leads the next unit
         if len(units) > 1:
             return _pack(units, length, limit)
     middle = len(text) // 2

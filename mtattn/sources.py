@@ -177,11 +177,13 @@ def text_paths(path: str, languages: tuple[str, str]) -> tuple[str, str]:
 
 
 def require_file(path: Path) -> None:
-    """Raises a CorpusError unless `path` is a file; it suggests the nearest name in that folder."""
+    """Raises a CorpusError unless `path` is a regular file; it suggests the nearest name in that folder."""
     if path.is_dir():
         raise CorpusError(f"{path}: is a folder, not a file; name a file in it, or write hf:./FOLDER@SPLIT")
     if not path.exists():
         raise missing(path)
+    if not path.is_file():  # a pipe, such as a shell's <(...), gives its content once
+        raise CorpusError(f"{path}: is not a regular file; it is read more than once, so write it to a file first")
 
 
 def require_folder(path: Path) -> None:

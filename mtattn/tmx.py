@@ -4,6 +4,7 @@ A file from a stranger must not expand entities or fetch anything: a document ty
 every reference to an entity beyond XML's five are refused, and the parser of the standard library opens no file.
 """
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 from xml.parsers import expat
@@ -12,6 +13,8 @@ from mtattn.errors import CorpusError
 
 CHUNK_BYTES = 1 << 16
 XML_LANG = "xml:lang"
+LAYOUT = re.compile(r"[ \t\r\n]+")
+"""What XML calls white space. Other spaces, such as U+00A0 before a French colon, are text."""
 MARKUP = frozenset({"bpt", "ept", "it", "ph", "ut"})
 """Inline elements whose content is formatting code, not text."""
 
@@ -44,6 +47,8 @@ class TmxParser:
         except expat.ExpatError as error:
             reason = expat.errors.messages[error.code]
             raise CorpusError(f"{self.path}:{error.lineno}: not well-formed TMX ({reason})") from error
+        except (ValueError, LookupError) as error:  # expat asks Python for encodings that it does not know
+            raise self.refuse(f"its encoding cannot be read ({error}); save it as UTF-8") from error
         pairs, self.pairs = self.pairs, []
         return pairs
 
@@ -82,14 +87,14 @@ class TmxParser:
             self.markup_depth -= 1
         elif name == "seg" and self.text is not None:
             # A line break inside a segment is layout of the file, not text: runs of space become one space.
-            self.variants.setdefault(self.language, " ".join("".join(self.text).split()))
+            self.variants.setdefault(self.language, LAYOUT.sub(" ", "".join(self.text)).strip(" "))
             self.text = None
         elif name == "tu":
             src, tgt = (self.variant(language) for language in self.languages)
             self.pairs.append((self.unit_line, src, tgt))
 
     def variant(self, wanted: str) -> str:
-        """The unit's text in a language: the exact code, else the first with the same primary subtag (en, en-US)."""
+        """The unit's text in a language: the exact code, else the first that specifies it (en: en-US, never back)."""
         wanted = normalized(wanted)
         codes = {normalized(code): text for code, text in reversed(self.variants.items())}
         near = [code for code in codes if code.startswith(f"{wanted}-")]
@@ -119,7 +124,8 @@ def tmx_pairs(file: BinaryIO, path: str, languages: tuple[str, str]) -> Iterator
         (line of the unit, source, target).
 
     Raises:
-        CorpusError: the file is not well-formed, declares or uses an entity, or a unit lacks a language.
+        CorpusError: the file is not well-formed or in an encoding that expat cannot read, declares or uses an entity,
+            or a unit lacks a language.
     """
     parser = TmxParser(path, languages)
     while chunk := file.read(CHUNK_BYTES):

@@ -69,7 +69,7 @@ def train(
 
     Args:
         fresh: start over, replacing what the run directory holds.
-        allow_changed_data: resume although the training files are not what they were.
+        allow_changed_data: resume although the training files, or what dev and test rule out of them, have changed.
 
     Raises:
         MtattnError: see mtattn.errors. Interrupted: SIGTERM or Ctrl-C, after everything was saved.
@@ -390,13 +390,13 @@ class Trainer:
             "step": self.state.step,
             "best_step": self.state.best_step if self.state.best_bleu >= 0 else None,
             "loop": self.state.to_json(),
-            **lineage(self.config, self.data.tokenizer, self.data.corpus.files),
+            **lineage(self.config, self.data),
             "versions": {"mtattn": mtattn.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         self.run.save(Checkpoint(weights_of(self.released), optim, state))
 
     def _resume(self, saved: Checkpoint) -> None:
-        now = lineage(self.config, self.data.tokenizer, self.data.corpus.files)
+        now = lineage(self.config, self.data)
         require_same(self.run, saved.state, now, changed_data=self.allow_changed_data)
         self.state = TrainState.from_json(saved.state.get("loop"))
         epoch, batch = astuple(self.state.position)

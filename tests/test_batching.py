@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtattn.batching import Batch, Batches, FilterConfig, Position, TokenTable, collate, pad, plan_epoch
+from mtattn.batching import Batch, Batches, FilterConfig, Position, TokenTable, collate, pad, pair_names, plan_epoch
 
 PAD, BOS, EOS = 0, 1, 2
 lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=120)
@@ -104,6 +104,13 @@ def test_pad_loses_nothing(rows):
 def test_batch_moves_whole():
     batch = collate([[4, EOS]], [[5, EOS]], np.array([0]), pad_id=PAD, bos_id=BOS)
     assert same(batch.to(torch.device("cpu")), batch)
+
+
+def test_pairs_are_named_by_their_rows_in_the_corpus():
+    batch = collate([[4, EOS]] * 3, [[5, EOS]] * 3, np.array([2, 0, 1]), pad_id=PAD, bos_id=BOS)
+    assert pair_names([batch], np.array([3, 8, 9]), most=2) == (
+        "training pairs 4, 9, ..., blank or invalid ones not counted"
+    )
 
 
 # The table

@@ -3,8 +3,10 @@
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -150,6 +152,12 @@ def test_every_format_drops_blank_pairs_and_keeps_them_for_a_test_set(format, tm
     test = load(path, keep_all=True)
     assert [(src.strip(), tgt.strip()) for src, tgt in pairs_of(test)] == [(s.strip(), t.strip()) for s, t in pairs]
     assert test.dropped == {}
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_every_format_takes_a_long_text(format, tmp_path, load):
+    pairs = [("a, " * 50_000 + "a", "b")]
+    assert pairs_of(load(WRITERS[format](tmp_path, pairs))) == pairs
 
 
 @pytest.mark.parametrize("format", READERS)
@@ -386,6 +394,7 @@ BROKEN = [  # file, content, message
     ("x.tsv", b"\xef\xbb\xbf", "no pairs; it is empty"),
     ("x.tsv", b" \tb\n\n", r"no pairs are left \(dropped: 2 blank\)"),
     ("x.csv", b'a,b\n"c,d\n', r"x\.csv:2: not CSV"),
+    ("x.csv", b'a,b\n"c,d\ne,f\n', r"x\.csv:2: not CSV"),
     ("x.csv", b"a,b\nc\n", r"x\.csv:2: 1 column"),
     ("x.jsonl", b'{"en": "a", "de": "b"}\n{"en": \n', r"x\.jsonl:2: not JSON"),
     ("x.jsonl", b"[" * 100_000 + b"\n", r"x\.jsonl:1: not JSON"),
@@ -399,6 +408,12 @@ BROKEN = [  # file, content, message
     ("x.tsv.gz", gzip.compress(b"a\tb\n", mtime=0)[:12] + b"\xff" * 20, r"x\.tsv\.gz: damaged or incomplete gzip"),
     ("x.tmx", b"<tmx><body><tu>", r"x\.tmx:1: not well-formed"),
     ("x.tmx", b"", r"x\.tmx:1: not well-formed"),
+    ("x.tmx", b'<?xml version="1.0" encoding="Shift_JIS"?><tmx/>', r"x\.tmx:1: its encoding .*multi-byte.* as UTF-8"),
+    (
+        "x.tmx",
+        b'<?xml version="1.0" encoding="Klingon"?><tmx/>',
+        r"x\.tmx:1: its encoding .*Klingon.*; save it as UTF-8",
+    ),
 ]
 
 
@@ -445,6 +460,15 @@ def test_missing_file_is_named_with_the_nearest(path, message, tmp_path, load):
         load(path)
 
 
+def test_a_pipe_is_refused_as_it_gives_its_content_once(load):
+    reading, writing = os.pipe()
+    os.write(writing, b"a\tb\n")
+    os.close(writing)
+    with pytest.raises(CorpusError, match=rf"/dev/fd/{reading}: is not a regular file; .* write it to a file first"):
+        load(CorpusSource(f"/dev/fd/{reading}", format="tsv"))
+    os.close(reading)
+
+
 CONFUSED = [  # source, message
     (CorpusSource("x.txt"), r"does not show the format.*train\.\{en,de\}"),
     (CorpusSource("x.txt", format="text"), "one pair of braces"),
@@ -486,6 +510,15 @@ def test_tmx_markup_layout_and_language_variants(tmp_path, load):
         '<tu><tuv xml:lang="en_US"><seg>&#x41;</seg></tuv><tuv xml:lang="de-AT"><seg>B</seg></tuv></tu>',
     )
     assert pairs_of(load("x.tmx")) == [("a bold word & more", "Farbe"), ("A", "B")]
+
+
+def test_tmx_spaces_that_are_no_layout_stay(tmp_path, load):
+    tmx(
+        tmp_path,
+        '<tu><tuv xml:lang="en"><seg>\t\u3000x\r\n y\xa0</seg></tuv>'
+        '<tuv xml:lang="de"><seg> a\u202f: b </seg></tuv></tu>',
+    )
+    assert pairs_of(load("x.tmx")) == [("\u3000x y\xa0", "a\u202f: b")]
 
 
 def test_tmx_columns_are_language_codes(tmp_path, load):
@@ -582,6 +615,17 @@ def test_two_builders_at_once_do_no_harm(tmp_path, load):
         results = list(pool.map(lambda _: pairs_of(load(path)), range(4)))
     assert results == [PAIRS * 3000] * 4
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_what_a_killed_process_left_goes_after_a_day_without_a_write(tmp_path, load):
+    for name, folder_hours, file_hours in (("left", 30, 25), ("slow", 30, 1), ("young", 1, 1)):
+        folder = tmp_path / "cache" / f".building-{name}"
+        folder.mkdir(parents=True)
+        for path, hours in ((folder / "pairs.arrow", file_hours), (folder, folder_hours)):
+            path.touch()
+            os.utime(path, (time.time() - 3600 * hours,) * 2)
+    load(write_tsv(tmp_path, PAIRS))
+    assert {path.name for path in (tmp_path / "cache").glob(".*")} == {".building-slow", ".building-young"}
 
 
 def test_damaged_cache_says_what_to_delete(tmp_path, load):

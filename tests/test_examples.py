@@ -1,6 +1,7 @@
 """Examples: filters count by reason, ids are those of the tokenizer, and the cache knows what shaped it."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mtattn.batching import FilterConfig
 from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus
 from mtattn.errors import CorpusError, FileError
 from mtattn.examples import Examples, encode_corpus
+from mtattn.tokenizer import TokenizerConfig, train_tokenizer
 
 KEPT = [("The dog sleeps.", "Der Hund schläft."), ("A cat!", "Eine Katze!"), ("Berlin", "Berlin")]
 DROPPED = {
@@ -94,9 +96,15 @@ def test_without_held_out_sentences_nothing_leaks(encode, pairs, tmp_path):
     assert "in dev or test" not in encode(corpus_of(pairs, tmp_path), held_out=frozenset()).dropped
 
 
-def test_the_cache_is_used_and_knows_what_shaped_it(encode, pairs, tmp_path, monkeypatch, toy_lines):
-    from mtattn.tokenizer import TokenizerConfig, train_tokenizer
+def test_a_side_that_is_blank_to_the_tokenizer_is_dropped(encode, tmp_path, toy_lines):
+    stripping, _ = train_tokenizer(*toy_lines, TokenizerConfig(vocab_size=400))
+    pairs = [("\u200b", "Egal."), ("Whatever.", "\ufeff"), KEPT[0]]
+    found = encode(corpus_of(pairs, tmp_path), tokenizer=stripping)
+    assert found.dropped == {"blank": 2}
+    assert found.numbers.tolist() == [2]
 
+
+def test_the_cache_is_used_and_knows_what_shaped_it(encode, pairs, tmp_path, monkeypatch, toy_lines):
     corpus = corpus_of(pairs, tmp_path)
     first = encode(corpus)
     other = train_tokenizer(*toy_lines, TokenizerConfig(vocab_size=400))[0]
@@ -116,6 +124,34 @@ def test_the_cache_is_used_and_knows_what_shaped_it(encode, pairs, tmp_path, mon
         assert len(writes) == number
     next((tmp_path / "cache").glob("*.json")).unlink()  # "may be deleted at any time" holds for each file
     assert encode(corpus).dropped == first.dropped
+
+
+@pytest.mark.parametrize(("suffix", "size"), [("arrow", 0), ("arrow", 100), ("json", 0)])
+def test_a_damaged_cache_is_made_again(encode, pairs, tmp_path, suffix, size):
+    corpus = corpus_of(pairs, tmp_path)
+    first = encode(corpus)
+    (file,) = (tmp_path / "cache").glob(f"*.{suffix}")
+    begin = file.read_bytes()[:size]
+    file.unlink()  # `first` has it mapped
+    file.write_bytes(begin)
+    again = encode(corpus)
+    assert (rows(again.src), rows(again.tgt), again.dropped) == (rows(first.src), rows(first.tgt), first.dropped)
+
+
+def test_builders_with_one_process_number_do_no_harm(encode, pairs, tmp_path, monkeypatch):
+    corpus, real = corpus_of(pairs, tmp_path), examples_module._write
+    left = tmp_path / "cache" / ".building-left"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+
+    def write(*args) -> None:
+        monkeypatch.setattr(examples_module, "_write", real)
+        real(*args)
+        encode(corpus)  # as another container would, where this process's number is another's
+
+    monkeypatch.setattr(examples_module, "_write", write)
+    assert [pairs[i] for i in encode(corpus).numbers] == KEPT
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".arrow", ".json"]
 
 
 def test_nothing_left_is_a_corpus_error_without_debris(encode, tmp_path):

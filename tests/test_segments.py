@@ -18,6 +18,8 @@ from mtattn.segments import split_long
         ("何？！「五。」六七。 八", 8, ["何？！", "「五。」六七。 八"]),
         ("日本語は。English is. 三", 7, ["日本語は。", "English", "is.", "三"]),
         ("aaaaaa", 3, ["aaa", "aaa"]),
+        ("  \t      aaaaaa  ", 3, ["aaa", "aaa"]),
+        (" One \n  two. ", 8, ["One two."]),
     ],
 )
 def test_cuts_where_sentences_end_then_between_words_then_anywhere(text: str, limit: int, parts: list[str]) -> None:
@@ -31,4 +33,5 @@ def test_every_part_fits_and_no_character_but_white_space_is_lost(text: str, lim
 
     parts = split_long(text, pieces, limit)
     assert all(pieces(part) <= limit for part in parts)
+    assert all(part.strip() for part in parts) or parts == [""]
     assert "".join("".join(parts).split()) == "".join(text.split())
