@@ -38,13 +38,15 @@ def _pack(units: list[str], length: Callable[[str], int], limit: int) -> list[st
     parts: list[str] = []
     current, used = "", 0
     for unit in units:
-        size = length(unit.lstrip())
-        if current and used + size > limit:
+        # Lengths add up at spaces; without one, what stands before a unit changes the pieces that it is cut into.
+        alone = length(unit.lstrip())
+        total = used + alone if unit[0].isspace() else length((current + unit).lstrip())
+        if current and total > limit:
             parts.append(current.lstrip())
-            current, used = "", 0
-        if size > limit:
+            current, total = "", alone
+        if total > limit:
             parts.extend(split_long(unit.lstrip(), length, limit))
         else:
             current += unit
-            used += size
+            used = total
     return [*parts, current.lstrip()] if current else parts

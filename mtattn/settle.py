@@ -26,10 +26,6 @@ def settle(
     Raises:
         MtattnError: see mtattn.errors.
     """
-    if device.type == "cpu" and config.model.attention == "flex":
-        raise ConfigError("model.attention = flex has no gradient on a CPU: train on a GPU, or leave it on auto")
-    if device.type == "cuda" and config.train.packing is True and (against := unrecordable(config)):
-        raise ConfigError(f"train.packing = true: {against}; leave it on auto")
     tokenizer = None
     resuming = run.started and not fresh
     if resuming:
@@ -37,6 +33,10 @@ def settle(
         tokenizer = Tokenizer.load(run.path)
     elif not fresh:
         run.require_unmarked()
+    if device.type == "cpu" and config.model.attention == "flex":
+        raise ConfigError("model.attention = flex has no gradient on a CPU: train on a GPU, or leave it on auto")
+    if device.type == "cuda" and config.train.packing is True and (against := unrecordable(config)):
+        raise ConfigError(f"train.packing = true: {against}; leave it on auto")
     if config.finetune.model and tokenizer is None:
         tokenizer = load_origin(config.finetune)[1]
     if config.train.precision == "auto":

@@ -129,6 +129,10 @@ def test_files_are_found_from_here_whatever_folder_the_config_names(mtattn_: Run
     data = load_config("resolved.toml").data
     assert data.train == CorpusSource(str(tmp_path / "train.en"), target=str(tmp_path / "\N{GRINNING FACE}.de"))
     assert (data.folder, data.dev) == ("bundled:toy", load_config("toy").data.dev)
+    Path("mine.toml").write_text("")
+    _, out, _ = mtattn_("train", "mine.toml", "--src-file", "~/a.en", "--tgt-file", "a.de", "--dry-run")
+    Path("resolved.toml").write_text(out)
+    assert load_config("resolved.toml").data.train == CorpusSource("~/a.en", target="a.de")
 
 
 def test_a_section_that_is_no_table(mtattn_: Run, trained: Path) -> None:

@@ -1,5 +1,7 @@
 """Long lines are cut, never shortened."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,3 +37,16 @@ def test_every_part_fits_and_no_character_but_white_space_is_lost(text: str, lim
     assert all(pieces(part) <= limit for part in parts)
     assert all(part.strip() for part in parts) or parts == [""]
     assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+def test_what_is_joined_without_a_space_is_measured_together() -> None:
+    def pieces(part: str) -> int:
+        """One for a word after a space; elsewhere, as for a tokenizer that knows no such piece, one for a character."""
+        return sum(
+            1 if i == 0 else len(run) for word in part.split() for i, run in enumerate(re.findall(r"\w+|\W", word))
+        )
+
+    text = "yesterday。" * 60
+    parts = split_long(text, pieces, 50)
+    assert all(pieces(part) <= 50 for part in parts)
+    assert "".join(parts) == text and len(parts) == 12

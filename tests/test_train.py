@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_a_corpus_that_has_moved(corpus: Path, tmp_path: Path
 def test_fewer_pairs_than_before_go_on_where_they_end(tmp_path: Path) -> None:
     config = tiny_config(write_corpus(tmp_path / "data", pairs=60), "train.max_epochs=3")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        signal_at(11, patch)  # late in the second epoch
+        signal_at(9, patch)  # late in the second epoch
         train_tiny(config, tmp_path / "run")
     for side in ("en", "de"):
         path = tmp_path / "data" / f"train.{side}"

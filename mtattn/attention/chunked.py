@@ -86,10 +86,8 @@ class _Chunked(torch.autograd.Function):
         log_sums = q.new_full((*q.shape[:3], 1), math.inf, dtype=wide)  # [B, H, T, 1]; stays inf for dead queries
         for rows, blocks in scoring.blocks(q.shape[2], k.shape[2]):
             largest = torch.full_like(log_sums[:, :, rows], -math.inf)  # m [B, H, t, 1]
-            sums, context = (
-                torch.zeros_like(largest),
-                torch.zeros_like(output[:, :, rows], dtype=wide),
-            )  # l; [B, H, t, E]
+            sums = torch.zeros_like(largest)  # l [B, H, t, 1]
+            context = torch.zeros_like(output[:, :, rows], dtype=wide)  # [B, H, t, E]
             for cols in blocks:
                 scores = scoring.capped(q[:, :, rows], k[:, :, cols]).to(wide)  # [B, H, t, s]
                 if bias is not None:

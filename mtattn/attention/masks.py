@@ -67,7 +67,7 @@ class _PrefixLM(Mask):
         super().__init__()
         if isinstance(prefix_len, Tensor) and prefix_len.dim() != 1:
             raise ValueError(f"prefix_lm: prefix_len must be an int or a tensor [B], got {list(prefix_len.shape)}")
-        self.prefix_len = torch.as_tensor(prefix_len).view(-1)
+        self.prefix_len = torch.as_tensor(prefix_len)
         self.batch = len(self.prefix_len) if isinstance(prefix_len, Tensor) else None
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ MUTANTS = [
     Mutant("masks.py", "return k <= q\n", "return k >= q\n", "masks"),
     Mutant("masks.py", "(q - k).abs() < self.size\n", "(q - k).abs() <= self.size\n", "masks"),
     Mutant("masks.py", "(q - k).abs() < self.size\n", "(q - k) < self.size\n", "masks"),
-    Mutant("masks.py", "(k < self.prefix_len.to(k.device)[b])", "(k <= self.prefix_len.to(k.device)[b])", "masks"),
+    Mutant("masks.py", "(k < (lens if", "(k <= (lens if", "masks"),
     Mutant("masks.py", "return self.keep[b, k]", "return ~self.keep[b, k]", "masks"),
     Mutant("masks.py", "self.sizes.to(q.device)[h]", "self.sizes.to(q.device)[h] + 1", "masks"),
     Mutant("masks.py", "self.band = (1 - size, size - 1)", "self.band = (2 - size, size - 1)", "masks functional"),

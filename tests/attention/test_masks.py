@@ -150,6 +150,13 @@ def test_each_mask_becomes_a_block_mask(name):
     assert made.seq_lengths == (T, S)
 
 
+def test_one_prefix_for_all_becomes_a_block_mask():
+    from torch.nn.attention.flex_attention import create_mask
+
+    made = block_mask(prefix_lm(3), B, H, T, S, torch.device("cpu"))
+    assert create_mask(made.mask_mod, B, H, T, S, device="cpu").equal(table(lambda b, h, q, k: k < 3 or k <= q))
+
+
 BAD = {
     "float keep": (lambda: key_padding(torch.ones(2, 3)), r"keep must be a bool tensor \[B, S\]"),
     "keep of rank 1": (lambda: key_padding(torch.ones(3) > 0), "got torch.bool"),
