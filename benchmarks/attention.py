@@ -153,6 +153,8 @@ def mebibytes(name: str, length: int, args: argparse.Namespace) -> float:
 def able(names: list[str], length: int, times: dict[str, dict[int, float]], args: argparse.Namespace) -> list[str]:
     """Those that can run this length at all, and were not too slow before."""
     out = {"flex"} if args.device == "cpu" and (not args.forward or length > 2048) else set()
+    if args.device == "cuda" and args.dtype == "float32":
+        out |= {"torch flash", "flash causal"}  # a GPU's kernel takes half precision alone
     return [n for n in names if n not in out and (not times[n] or max(times[n].values()) < SLOWEST)]
 
 
@@ -177,7 +179,7 @@ def bars(times: dict[str, dict[int, float]], memory: dict[str, dict[int, float]]
         ratios = [
             f"{length}: {times[ours][length] / min(times[k][length] for k in kernel if length in times[k]):.3f}"
             for length in lengths
-            if length >= 256 and length in times[ours]
+            if length >= 256 and length in times[ours] and any(length in times[k] for k in kernel)
         ]
         print(f"{ours} / best torch kernel (at most 1.05 from T = 256 on):  " + "  ".join(ratios))
     for name in ("chunked", "reference"):
@@ -188,10 +190,12 @@ def bars(times: dict[str, dict[int, float]], memory: dict[str, dict[int, float]]
         ]
         print(f"{name}, memory for each doubling of T (chunked at most 2.2, reference 4):  " + "  ".join(steps))
     for name in (f"window {WINDOW}", f"window {WINDOW} chunked"):
-        last = max(times[name])
-        print(f"full attention / {name} at T = {last} (at least 5): {times['auto'][last] / times[name][last]:.1f}")
+        if common := times["auto"].keys() & times[name].keys():
+            last = max(common)
+            print(f"full attention / {name} at T = {last} (at least 5): {times['auto'][last] / times[name][last]:.1f}")
     for name in ("nn.MultiheadAttention", "without the capture line"):
-        ratios = [f"{t}: {times['MultiHeadAttention'][t] / times[name][t]:.3f}" for t in lengths if t in times[name]]
+        both = [t for t in lengths if t in times["MultiHeadAttention"] and t in times[name]]
+        ratios = [f"{t}: {times['MultiHeadAttention'][t] / times[name][t]:.3f}" for t in both]
         print(f"MultiHeadAttention / {name} (at most 1.00):  " + "  ".join(ratios))
 
 

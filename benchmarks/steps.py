@@ -5,13 +5,14 @@
 
 Takes the steps of `mtattn train` on the first batches of a config's corpus, prepared beforehand. Counted are target
 tokens with EOS, without padding. `first` is the first step, which allocates; `second` records it on a GPU. The gradient
-and the update are timed by themselves too, where a step consists of recordings. --profile lists the kernels.
+of one batch and the update are timed by themselves too, where a step consists of recordings. --profile lists kernels.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,11 @@ def main() -> None:
         config, data = settle(load_config(options.config, options.set), run, report, device, fresh=False)
         trainer = Trainer(config, run, data, report, Interrupts(), device, False)
         numbers = range(min(BATCHES, len(trainer.batches.plan(0))))
-        batches = [trainer.batches.at(Position(0, number)) for number in numbers]
+        batches = cycle([trainer.batches.at(Position(0, number)) for number in numbers])
         set_lr(trainer.optimizers, 0.1)
-        done = 0
 
         def step() -> None:
-            nonlocal done
-            trainer._step([batches[done % len(batches)]])
-            done += 1
+            trainer._step(list(islice(batches, config.train.accumulate)))
 
         found: dict[str, Any] = {"parameters": sum(p.numel() for p in trainer.model.parameters())}
         found["first_ms"], found["second_ms"] = (milliseconds(step, 1, device) for _ in range(2))
@@ -100,7 +98,8 @@ def main() -> None:
                 found["kernels"] = kernels(step, 3)[:LISTED]
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     found |= {"device": where, "torch": torch.__version__, "batch_tokens": config.train.batch_tokens}
-    found |= {"precision": config.train.precision, "packing": config.train.packing}
+    train = config.train
+    found |= {"accumulate": train.accumulate, "precision": train.precision, "packing": train.packing}
     write_json(options, found)
     for name, value in found.items():
         if name != "kernels":

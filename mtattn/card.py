@@ -6,12 +6,20 @@ from typing import Any
 from mtattn.config import Config
 
 
-def model_card(config: Config, scores: Mapping[str, Any], num_pairs: int) -> str:
-    """README.md of a released model, with the metadata block that model hubs read."""
+def model_card(config: Config, scores: Mapping[str, Any], num_pairs: int, num_old: int) -> str:
+    """README.md of a released model, with the metadata block that model hubs read.
+
+    Args:
+        scores: those of scores.json.
+        num_pairs: pairs that it was trained on; num_old: of the model it was fine-tuned from, drawn anew each epoch.
+    """
     data, model = config.data, config.model
     tuned = scores.get("finetune")
     changed = "".join(f"\n- {line}." for line in before_and_after(tuned)) if tuned else ""
     origin = f"\n- Fine-tuned from `{tuned['from']}` (weights {tuned['from_weights'][:12]})." if tuned else ""
+    trained_on = f"{num_pairs:,} pairs"
+    if num_old:
+        trained_on = f"{num_pairs:,} new pairs and, in each epoch, another draw of {num_old:,} old ones"
     return f"""---
 language: ["{data.src}", "{data.tgt}"]
 license: unknown
@@ -23,8 +31,8 @@ pipeline_tag: translation
 
 Translate with `mtattn translate THIS_FOLDER < text.{data.src}`.
 
-- Trained on {num_pairs:,} pairs. The licence of the training text decides how this model may be used: fill in
-  `license` above.
+- Trained on {trained_on}.
+  The licence of the training text decides how this model may be used: fill in `license` above.
 - Model: d_model {model.d_model}, d_ff {model.d_ff}, {model.num_heads} heads, {model.encoder_layers} encoder and
   {model.decoder_layers} decoder layers.
 - Best greedy BLEU on the dev split while training: {scores["dev_bleu"]:.1f} (step {scores["step"]}).{origin}{changed}

@@ -57,7 +57,7 @@ def lineage(config: Config, data: Prepared) -> dict[str, Any]:
         "tokenizer": tokenizer_hashes(data.tokenizer),
         "files": dict(data.corpus.files),
         # Which pairs the filters left: a position in the data means nothing among others.
-        "examples": hashlib.sha256(data.examples.numbers).hexdigest(),
+        "examples": hashlib.sha256(data.examples.numbers.data).hexdigest(),
     }
 
 

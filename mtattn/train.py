@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from contextlib import ExitStack, closing
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import mtattn
-from mtattn.batching import Batch, Position, pair_names
+from mtattn.batching import Batch, pair_names
 from mtattn.budget import make_batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
@@ -399,8 +399,8 @@ class Trainer:
         now = lineage(self.config, self.data)
         require_same(self.run, saved.state, now, changed_data=self.allow_changed_data)
         self.state = TrainState.from_json(saved.state.get("loop"))
-        epoch, batch = astuple(self.state.position)
-        self.state.position = Position(epoch, min(batch, len(self.batches.plan(epoch))))  # changed data may have fewer
+        position = self.state.position
+        position.batch = min(position.batch, len(self.batches.plan(position.epoch)))  # changed data may have fewer
         raw = saved.weights
         if self.average is not None:
             load_weights(self.average, saved.weights)
@@ -416,7 +416,9 @@ class Trainer:
         scores: dict[str, Any] = {"dev_bleu": state.best_bleu, "step": state.best_step, "tgt_tokens": state.tgt_tokens}
         if self.finetuning is not None:
             scores["finetune"] = self.finetuning.end(state.best_step, self.device)
-        card = model_card(self.config, scores, len(self.data.examples.tgt))
+        mixture = self.data.mixture
+        pairs = (len(self.data.examples.tgt), 0) if mixture is None else (len(mixture.new), mixture.num_old)
+        card = model_card(self.config, scores, *pairs)
         self.run.release(self.config, self.data.tokenizer, scores, card)
         self.report.note(
             f"done: {reason} at step {state.step} after {state.elapsed_s / 60:.1f} minutes of training; best greedy "

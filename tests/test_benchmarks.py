@@ -1,6 +1,7 @@
 """The scripts in benchmarks/: what they have in common, and parts of them that can be wrong without being noticed."""
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,43 @@ def test_every_script_writes_json(path):
 def test_growth_is_the_exponent_of_a_power_law(script):
     growth = script("growth").growth
     assert growth([1.0, 2.0, 4.0, 8.0], [5.0, 3.0 * 2**1.5, 3.0 * 4**1.5, 3.0 * 8**1.5]) == pytest.approx(1.5)
+
+
+def test_a_gpu_has_no_flash_kernel_for_float32(script):
+    attention = script("attention")
+    names, options = list(attention.kernels()), attention.argparse.Namespace(device="cuda", forward=False)
+    times = {name: {} for name in names}
+    for dtype, missing in (("bfloat16", set()), ("float32", {"torch flash", "flash causal"})):
+        options.dtype = dtype
+        assert set(names) - set(attention.able(names, 64, times, options)) == missing
+
+
+def test_the_bars_compare_what_both_contenders_ran(script, capsys):
+    attention = script("attention")
+    rows = {name: {256: 1.0, 512: 2.0} for name in (*attention.kernels(), *attention.layers())}
+    rows |= {"flash causal": {}, "auto": {256: 6.0}, "MultiHeadAttention": {256: 1.0}, "window 256 chunked": {}}
+    attention.bars(rows, rows, [256, 512])
+    printed = capsys.readouterr().out
+    assert "full attention / window 256 at T = 256 (at least 5): 6.0" in printed
+    assert "window 256 chunked at" not in printed
+    assert "auto causal / best torch kernel (at most 1.05 from T = 256 on):  \n" in printed
+    assert "MultiHeadAttention / nn.MultiheadAttention (at most 1.00):  256: 1.000\n" in printed
+
+
+def test_steps_accumulate_as_training_does(script, tmp_path, monkeypatch):
+    steps = script("steps")
+    monkeypatch.setattr(steps, "keep_freed_memory", lambda: None)  # it would stay so for the other tests
+    config = tmp_path / "tiny.toml"
+    config.write_text(tiny_config(write_corpus(tmp_path / "corpus")).to_toml())
+    found = []
+    for accumulate in (1, 2):
+        out = tmp_path / f"{accumulate}.json"
+        options = [f"--set=train.accumulate={accumulate}", "--steps=6", "--device=cpu", f"--json={out}"]
+        monkeypatch.setattr(sys, "argv", ["steps.py", str(config), *options])
+        steps.main()
+        found.append(json.loads(out.read_text()))
+    assert [row["accumulate"] for row in found] == [1, 2]
+    assert found[1]["tokens_per_step"] > 1.5 * found[0]["tokens_per_step"]
 
 
 def test_scores_tell_cased_from_lowercased(script):

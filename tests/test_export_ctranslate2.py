@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
@@ -57,6 +58,19 @@ def test_same_log_probabilities_and_translations(options, make_model, tokenizer,
     assert parity.max_difference < 1e-4
     assert parity.equal_translations == 1
     assert parity.num_tokens == sum(len(row) for row in pairs[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "layernorm"}, {"norm": "layernorm", "bias": True}], ids=str)
+def test_small_queries_and_keys_are_normalised_alike(options, make_model, tokenizer, pairs, tmp_path):
+    model = make_model(tokenizer.src_vocab_size, **options)
+    with torch.no_grad():
+        for layer in (*model.encoder, *model.decoder):
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+                for parameter in projection.parameters():
+                    parameter.mul_(1e-3)  # so that their mean square is as small as the epsilon
+    write(trained(model, tokenizer, tmp_path), tmp_path, "float32")
+    parity = compare(Native(model, tokenizer), CTranslate2Engine(tmp_path, tokenizer), *pairs, SEARCH)
+    assert parity.max_difference < 1e-4
 
 
 def test_separate_vocabularies(make_model, toy_lines, tmp_path):

@@ -9,10 +9,11 @@ import pytest
 
 from mtattn.checkpoint import load_model
 from mtattn.config import Config
-from mtattn.corpus import DataConfig
+from mtattn.corpus import CorpusSource, DataConfig
 from mtattn.errors import FileError
 from mtattn.export.exporter import Trained
 from mtattn.export.huggingface import card, push, write
+from mtattn.mixing import FinetuneConfig
 
 SCORES = {
     "bleu": 41.237,
@@ -60,6 +61,27 @@ def test_languages_are_strings_in_yaml(trained):
     assert '\nlanguage: ["en", "no"]\n' in card(trained, {})  # bare, no is false
 
 
+@pytest.mark.parametrize(
+    ("test", "name"),
+    [
+        ((), "not named"),
+        (CorpusSource("test.tsv", columns=(1, 0)), "test.tsv"),
+        (("one.{en,de}", CorpusSource("two.tsv")), "one.{en,de}, two.tsv"),
+    ],
+)
+def test_the_scored_corpus_is_named_by_its_path(test, name, trained):
+    trained = replace(trained, config=replace(trained.config, data=DataConfig(test=test)))
+    assert f'"dataset": {{"type": "{name}", "name": "{name}"}}' in card(trained, SCORES)
+
+
+def test_a_fine_tuned_model_names_what_it_came_from(trained):
+    assert "Fine-tuned" not in card(trained, {})
+    tuned = FinetuneConfig(model="runs/base", weights="0123456789abcdef", old=DataConfig(train="old.{en,de}"))
+    text = card(replace(trained, config=replace(trained.config, finetune=tuned)), {})
+    assert "Training data: train.{en,de}. Its" in text
+    assert "\n- Fine-tuned from `runs/base` (weights 0123456789ab), whose training data was old.{en,de}. Its" in text
+
+
 def test_a_card_without_scores_claims_none(trained):
     assert "model-index" not in card(trained, {})
 
@@ -84,8 +106,11 @@ def test_push_uploads_the_folder(tmp_path, monkeypatch):
 
 
 def test_a_hub_that_refuses_is_one_message(tmp_path, monkeypatch):
+    class ConnectError(Exception):
+        """What an HTTP library raises need not be an OSError."""
+
     def create_repo(name, **options):
-        raise OSError("no network")
+        raise ConnectError("no network")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(create_repo=create_repo))
     with pytest.raises(FileError, match=r"me/en-de.*no network"):

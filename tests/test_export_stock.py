@@ -1,9 +1,12 @@
 """Hugging Face folders that classes of `transformers` run: Pegasus and Marian give what the model gives."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
+from mtattn.batching import FilterConfig
 from mtattn.checkpoint import load_model
 from mtattn.config import Config, load_config
 from mtattn.corpus import DataConfig
@@ -72,9 +75,51 @@ def test_mtattn_runs_the_folder_too(trained, tmp_path):
     model, tokenizer, config = load_model(tmp_path)
     assert config == trained.config and tokenizer.to_files() == trained.tokenizer.to_files()
     assert all(bool((a == b).all()) for a, b in zip(model.parameters(), trained.model.parameters(), strict=True))
-    readme = (tmp_path / "README.md").read_text()
+    readme = " ".join((tmp_path / "README.md").read_text().split())
     assert CLASSES[config.model.norm_position].name in readme
-    assert f"over {config.filter.max_len} tokens,\nwhich mtattn splits" in readme
+    assert "the text of `mtattn translate --beam 1`, except" in readme
+    assert f"over {config.filter.max_len} tokens, which mtattn splits" in readme
+    assert "over 1 times the text's tokens plus 4, which mtattn cuts" in readme
+
+
+def test_the_card_says_how_to_search_alike(trained, tmp_path):
+    decode = replace(GREEDY, search="sample", nbest=3, quantization="int8")
+    write(replace(trained, config=replace(trained.config, decode=decode)), tmp_path, "float32")
+    command = "--beam 1 --set decode.search=beam --set decode.nbest=1 --set decode.quantization=none`"
+    assert f"`mtattn translate {command}" in (tmp_path / "README.md").read_text()
+
+
+def test_what_the_model_never_writes_is_not_written_there(transformers, trained, tmp_path, toy_lines):
+    decode = replace(GREEDY, min_len=6, no_repeat_ngram_size=2)
+    with torch.no_grad():
+        trained.model.tgt_embed.weight[trained.tokenizer.eos_id] *= 10  # or none would end early
+    write(replace(trained, config=replace(trained.config, decode=decode)), tmp_path, "float32")
+    native, src = Native(trained.model, trained.tokenizer), trained.tokenizer.encode_src(toy_lines[0][:8])
+    expected = native.translate(src, decode)
+    assert expected != native.translate(src, GREEDY)
+    engine = StockEngine(tmp_path, trained.tokenizer)
+    for row, ids in zip(src, expected, strict=True):
+        options = {"max_length": None, "max_new_tokens": decode.max_len(len(row))}
+        found = engine.model.generate(input_ids=torch.tensor([row]), **options)[0, 1:].tolist()
+        assert [i for i in found if i != trained.tokenizer.eos_id] == ids
+    assert engine.translate(src, decode) == expected
+    assert engine.translate(src, GREEDY) == native.translate(src, GREEDY)
+
+
+def test_longer_texts_than_its_classes_expect(transformers, trained, tokenizer, tmp_path):
+    config = replace(trained.config, filter=FilterConfig(max_len=1500))
+    write(replace(trained, config=config), tmp_path, "float32")
+    src, tgt = tokenizer.encode_src(["a dog " * 400]), tokenizer.encode_tgt(["ein Hund"])
+    assert 1024 < len(src[0]) <= 1500
+    short = replace(GREEDY, max_len_ratio=0.0)
+    parity = compare(Native(trained.model, tokenizer), StockEngine(tmp_path, tokenizer), src, tgt, short)
+    assert parity.max_difference < 1e-4
+    for file, name in (
+        ("config.json", "max_position_embeddings"),
+        ("generation_config.json", "max_length"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        assert json.loads((tmp_path / file).read_text())[name] == 1505  # 1500 + max_len_extra, and BOS
 
 
 def test_export_compares_it(transformers, trained, tmp_path):

@@ -129,6 +129,7 @@ def test_both_dev_sets_are_scored_before_and_after(work: Path, tuned: tuple[Path
         assert any(said.startswith(title) for said in report.said)
         assert f"- {title}" in card
     assert f"Fine-tuned from `{work / 'base'}`" in card
+    assert re.search(r"- Trained on \d+ pairs\.", card)
 
 
 def test_the_scores_after_are_those_of_the_released_weights(work: Path, tmp_path: Path) -> None:
@@ -254,9 +255,10 @@ def signal_at(call: int, patch: pytest.MonkeyPatch) -> None:
 def test_mixing_adds_old_pairs(work: Path, tmp_path: Path) -> None:
     report = Notes()
     train_tiny(asked(work, tmp_path / "run", "finetune.mix=0.5", "train.max_epochs=1"), tmp_path / "run", report)
-    assert any(
-        re.match(r"an epoch has all (\d+) new pairs and another draw of \1 old ones", said) for said in report.said
-    )
+    mixed = re.compile(r"an epoch has all (\d+) new pairs and another draw of \1 old ones")
+    (note,) = filter(None, map(mixed.match, report.said))
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert f"- Trained on {note[1]} new pairs and, in each epoch, another draw of {note[1]} old ones." in card
     files = json.loads((next((tmp_path / "run" / "checkpoints").iterdir()) / "state.json").read_text())["files"]
     assert {Path(file).parent.name for file in files} == {"old", "new"}
 

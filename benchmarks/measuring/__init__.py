@@ -41,7 +41,7 @@ def spread(values: Sequence[float], unit: str = "") -> str:
 
 def take_json(parser: argparse.ArgumentParser) -> None:
     """Add the option that `write_json` obeys."""
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every measurement there too, as JSON")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results there too, as JSON")
 
 
 def write_json(options: argparse.Namespace, found: Any) -> None:

@@ -118,7 +118,7 @@ def _parity_text(config: Config, lines: Path | None, tokenizer: Tokenizer, repor
     most = config.filter.max_len
     if lines is not None:
         with open_lines(lines, report) as texts:
-            found = _fitting(((tokenizer.encode_src([text])[0],) for text in texts), most, str(lines))
+            found = _fitting(((tokenizer.encode_src([text])[0],) for text in texts if text.strip()), most, str(lines))
         return [src for (src,) in found], None
     if not config.data.dev:
         raise ConfigError("the model's config names no dev corpus; give source text to compare on with --lines FILE")
@@ -126,6 +126,7 @@ def _parity_text(config: Config, lines: Path | None, tokenizer: Tokenizer, repor
     encoded = (
         (tokenizer.encode_src([src])[0], tokenizer.encode_tgt([tgt])[0])
         for src, tgt in zip(pairs.src, pairs.tgt, strict=True)
+        if src.strip() and tgt.strip()
     )
     both = _fitting(encoded, most, "the dev corpus")
     return [src for src, _ in both], [tgt for _, tgt in both]

@@ -159,6 +159,13 @@ def _fill_attention(spec: Any, layer: MultiHeadAttention, residual: Residual, *,
     if layer.q_norm is not None:
         _fill_norm(spec.q_norm, layer.q_norm)
         _fill_norm(spec.k_norm, layer.k_norm or layer.q_norm)
+        if isinstance(residual.norm, nn.LayerNorm):
+            # Its one epsilon is then LayerNorm's, 1e-5, and that of our queries and keys is 1e-6: with c^2 = 10,
+            # c q / sqrt(mean((c q)^2) + 1e-5) = q / sqrt(mean(q^2) + 1e-6).
+            rows = q.out_features + k.out_features
+            spec.linear[0].weight[:rows] *= 10**0.5
+            if q.bias is not None:
+                spec.linear[0].bias[:rows] *= 10**0.5
     elif hasattr(spec, "q_norm"):  # qk_norm is asked for a whole decoder, and ours has none in cross-attention
         del spec.q_norm, spec.k_norm
     if isinstance(layer.position, T5Bias):

@@ -13,11 +13,14 @@ from typing import Any
 import mtattn
 from mtattn.checkpoint import load_model, weights_of
 from mtattn.config import Config
+from mtattn.decode import DecodeConfig
 from mtattn.errors import FileError
 from mtattn.export.exporter import Exporter, Trained, extra
 from mtattn.export.parity import Engine, Limits, Native
 from mtattn.export.stock import CLASSES, StockEngine, obstacles, stock_files
+from mtattn.mixing import FinetuneConfig
 from mtattn.model import ModelConfig
+from mtattn.sources import Corpus, as_sources
 from mtattn.storage import tensors_to_bytes, write_folder
 from mtattn.tokenizer import Tokenizer
 
@@ -37,7 +40,7 @@ A Transformer of {parameters:,} parameters, trained with mtattn {version}.{trans
     pip install mtattn
     mtattn translate THIS_FOLDER < text.{src}
 
-- Training data: {data}. Its licence decides how this model may be used: fill in `license` above.
+- Training data: {data}. Its licence decides how this model may be used: fill in `license` above.{origin}
 - Model: d_model {d_model}, d_ff {d_ff}, {num_heads} heads, {encoder_layers} encoder and {decoder_layers} decoder
   layers, {pieces} pieces.
 - `config.toml` says how it was trained; `MANIFEST.json` lists each file's size and sha256.
@@ -51,8 +54,13 @@ TRANSFORMERS = """ `transformers` runs it as {name}:
     ids = model.generate(**tokenizer(["..."], return_tensors="pt", padding=True))
     print(tokenizer.batch_decode(ids, skip_special_tokens=True))
 
-That is greedy search, and gives the text of `mtattn translate --beam 1`, except for texts of over {max_len:,} tokens,
-which mtattn splits, and texts that begin with `>>`, which its tokenizer takes for a language code."""
+That is greedy search, and gives the text of `{command}`, except for texts of over {max_len:,}
+tokens, which mtattn splits, translations of over {ratio:g} times the text's tokens plus {extra:,}, which mtattn cuts,
+and texts that begin with `>>`, which the tokenizer of `transformers` takes for a language code."""
+
+
+ORIGIN = """
+- Fine-tuned from `{model}` (weights {weights:.12}), whose training data was {data}. Its licence counts too."""
 
 
 def refusals(config: ModelConfig) -> list[str]:
@@ -84,23 +92,51 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
 def card(trained: Trained, scores: dict[str, Any]) -> str:
     """README.md. scores: as `mtattn eval --json` prints them, or what training found ("dev_bleu")."""
     data, model = trained.config.data, trained.config.model
-    corpora = data.train if isinstance(data.train, tuple) else (data.train,)
-    transformers = " It is no class of `transformers`."
-    if not obstacles(trained.config):
-        name = CLASSES[model.norm_position].name
-        transformers = TRANSFORMERS.format(name=name, max_len=trained.config.filter.max_len)
     return CARD.format(
-        transformers=transformers,
+        transformers=_transformers(trained.config),
         languages=json.dumps([data.src, data.tgt]),  # in quotes: YAML takes a bare `no`, Norwegian, for false
         src=data.src,
         tgt=data.tgt,
         model_index=_model_index(trained, scores),
         parameters=sum(p.numel() for p in trained.model.parameters()),
         version=mtattn.__version__,
-        data=", ".join(corpus if isinstance(corpus, str) else corpus.path for corpus in corpora) or "not named",
+        data=_named(data.train),
+        origin=_origin(trained.config.finetune),
         pieces=f"{trained.tokenizer.tgt_vocab_size:,}",
         **{name: value for name, value in asdict(model).items() if name != "preset"},
     )
+
+
+def _transformers(config: Config) -> str:
+    """How a class of transformers runs the model."""
+    if obstacles(config):
+        return " It is no class of `transformers`."
+    return TRANSFORMERS.format(
+        name=CLASSES[config.model.norm_position].name,
+        command=_greedy_command(config.decode),
+        max_len=config.filter.max_len,
+        ratio=config.decode.max_len_ratio,
+        extra=config.decode.max_len_extra,
+    )
+
+
+def _origin(options: FinetuneConfig) -> str:
+    """The model that training started from, and its data."""
+    if not options.model:
+        return ""
+    return ORIGIN.format(model=options.model, weights=options.weights, data=_named(options.old.train))
+
+
+def _named(corpus: Corpus) -> str:
+    return ", ".join(source.path for source in as_sources(corpus)) or "not named"
+
+
+def _greedy_command(decode: DecodeConfig) -> str:
+    """What makes mtattn search as the folder's generation_config.json says, whatever the model's [decode] does."""
+    plain = DecodeConfig()
+    names = ("search", "nbest", "quantization")
+    changes = [f"--set decode.{n}={getattr(plain, n)}" for n in names if getattr(decode, n) != getattr(plain, n)]
+    return " ".join(["mtattn translate --beam 1", *changes])
 
 
 def _model_index(trained: Trained, scores: dict[str, Any]) -> str:
@@ -121,7 +157,7 @@ def _model_index(trained: Trained, scores: dict[str, Any]) -> str:
         }
         for name, value in found
     ]
-    corpus = str(data.test if signatures else data.dev) or "not named"
+    corpus = _named(data.test if signatures else data.dev)
     result = {
         "task": {"type": "translation", "name": f"Translation {data.src}-{data.tgt}"},
         "dataset": {"type": corpus, "name": corpus},
@@ -173,8 +209,8 @@ def push(folder: Path, repository: str) -> str:
     try:
         address = hub.create_repo(repository, private=True, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=folder)
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, and ValueErrors for a name
-        raise FileError(f"{repository}: cannot be pushed: {error}") from None
+    except Exception as error:  # the hub's own errors, and whatever the HTTP library raises when there is no network
+        raise FileError(f"{repository}: cannot be pushed: {error}") from error
     return str(address)
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mtattn.attention import KVCache, MultiHeadAttention, Position, RMSNorm, Rotary
+from mtattn.attention import KVCache, Learned, MultiHeadAttention, Position, RMSNorm, Rotary
 from mtattn.batching import pad
 from mtattn.decode import DecodeConfig
 from mtattn.export.exporter import Exporter, Trained, extra
@@ -42,7 +42,7 @@ README = """\
              -> logits float32 [B, {vocab}], new_keys, new_values (L + 1), to be given to the next step
 
 Take the likeliest token, append, go on until it is {eos}. For a beam, give each hypothesis a row of its own and
-reorder the rows of keys and values. The ids are those of {tokenizer}.
+reorder the rows of keys and values. The ids are those of {tokenizer}.{positions}
 How this copy compares with the model it was made from is in `export.json`.
 """
 
@@ -67,6 +67,20 @@ class RealRotary(Position):
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         even, odd = x.view(*x.shape[:-1], -1, 2).unbind(-1)  # [B, H, T, E/2] each
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)  # [B, H, T, E]
+
+
+class UncheckedLearned(Position):
+    """`Learned` without its error for a position beyond the table: a graph has no number to look at."""
+
+    place = "embedding"
+
+    def __init__(self, learned: Learned) -> None:
+        super().__init__()
+        self.table = learned.table
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        vectors: Tensor = self.table(torch.arange(x.shape[1]) if positions is None else positions)  # [T, D]
+        return x + vectors  # [B, T, D]
 
 
 class GrowingCache(KVCache):
@@ -178,6 +192,7 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     tokenizer = trained.tokenizer
     for name, data in tokenizer.to_files().items():
         (folder / name).write_bytes(data)
+    learned = config.position.kind == "learned"
     text = README.format(
         eos=tokenizer.eos_id,
         bos=tokenizer.bos_id,
@@ -187,6 +202,7 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
         d_head=heads[1],
         vocab=tokenizer.tgt_vocab_size,
         tokenizer=" and ".join(f"`{name}`" for name in tokenizer.to_files()),
+        positions=f"\nSources and targets may have {config.position.max_len:,} tokens at most." if learned else "",
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -195,6 +211,9 @@ def traceable(model: Transformer) -> Transformer:
     """A copy of a model whose every operation ONNX has; the weights are shared."""
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     model = copy.deepcopy(model, memo).eval()
+    for position in ("src_position", "tgt_position"):
+        if isinstance(learned := getattr(model, position), Learned):
+            setattr(model, position, UncheckedLearned(learned))
     for module in model.modules():
         if isinstance(module, MultiHeadAttention):
             module.impl = "reference"

@@ -22,7 +22,7 @@ from mtattn.export.parity import Ids, score
 from mtattn.model import Transformer
 from mtattn.tokenizer import Tokenizer
 
-MAX_POSITIONS = 1024  # rows of their table of positions, so tokens of a text at most; it is computed, not stored
+MIN_POSITIONS = 1024  # rows of their table of positions, at least; it is computed, not stored
 
 
 class StockClass(NamedTuple):
@@ -137,7 +137,7 @@ def _config(trained: Trained) -> dict[str, Any]:
         "activation_dropout": model.inner_dropout,
         "attention_dropout": model.attention_dropout,
         "vocab_size": trained.tokenizer.tgt_vocab_size,
-        "max_position_embeddings": MAX_POSITIONS,
+        "max_position_embeddings": _positions(trained.config),
         "scale_embedding": True,
         "tie_word_embeddings": True,
         "share_encoder_decoder_embeddings": True,
@@ -148,15 +148,23 @@ def _config(trained: Trained) -> dict[str, Any]:
 
 def _generation(trained: Trained) -> dict[str, Any]:
     """Greedy search, and what ours never generates is not generated here. Their beam ends by other rules."""
-    tokenizer = trained.tokenizer
+    tokenizer, decode = trained.tokenizer, trained.config.decode
     never = [tokenizer.pad_id, tokenizer.bos_id]
     return {
         **_ids(tokenizer),
         "num_beams": 1,
         "do_sample": False,
-        "max_length": MAX_POSITIONS,
+        "max_length": _positions(trained.config),
+        "min_length": decode.min_len + 1,  # BOS is counted
+        "no_repeat_ngram_size": decode.no_repeat_ngram_size,
         "suppress_tokens": never,
     }
+
+
+def _positions(config: Config) -> int:
+    """Enough for every text that mtattn does not split and every translation that it does not cut, BOS included."""
+    longest = config.filter.max_len
+    return max(MIN_POSITIONS, longest, config.decode.max_len(longest) + 1)
 
 
 def _ids(tokenizer: Tokenizer) -> dict[str, int]:
@@ -176,7 +184,7 @@ def _tokenizer(trained: Trained) -> dict[str, Any]:
         "pad_token": "<pad>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
-        "model_max_length": MAX_POSITIONS,
+        "model_max_length": _positions(trained.config),
         "split_special_tokens": True,  # "</s>" in a text is text
         "clean_up_tokenization_spaces": False,
     }
@@ -203,7 +211,12 @@ class StockEngine:
         """Greedy search, one by one, since here a batch has one limit for all."""
         found = []
         for row in src:
-            limit = config.max_len(len(row))
-            ids = self.model.generate(input_ids=torch.tensor([row]), max_length=None, max_new_tokens=limit)[0, 1:]
+            ids = self.model.generate(
+                input_ids=torch.tensor([row]),
+                max_length=None,
+                max_new_tokens=config.max_len(len(row)),
+                min_length=config.min_len + 1,
+                no_repeat_ngram_size=config.no_repeat_ngram_size,
+            )[0, 1:]
             found.append([i for i in ids.tolist() if i != self.tokenizer.eos_id])
         return found
