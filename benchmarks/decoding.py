@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import spread, take_json, write_json
+from measuring import lines_of, spread, take_json, write_json
 from peers.contenders import Contender as Process
 from peers.contenders import begin
 from peers.imitators import Imitator, Write, joeynmt, marian
@@ -237,10 +237,7 @@ def main() -> None:
     take_json(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    lines, refs = (
-        None if path is None else path.read_bytes().decode().removesuffix("\n").split("\n")[: options.lines]
-        for path in (options.src, options.ref)
-    )
+    lines, refs = (None if path is None else lines_of(path)[: options.lines] for path in (options.src, options.ref))
     keep_freed_memory()
     device = torch.device(options.device)
     kinds = QUANTIZATIONS if device.type == "cpu" else {"float32": "none"}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import take_json, write_json
+from measuring import lines_of, take_json, write_json
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
@@ -74,11 +74,6 @@ def translated(run: Path, config: Config, split: str, beam: int | None, device: 
     pairs = load_split(config.data, split)
     translator = load_translator(run, torch.device(device), beam=beam)
     return [translation.text for translation in translator.translate(pairs.src)], pairs.tgt
-
-
-def lines_of(path: Path) -> list[str]:
-    """A text file's lines, which end at a line feed alone."""
-    return path.read_bytes().decode().removesuffix("\n").split("\n")
 
 
 def main() -> None:

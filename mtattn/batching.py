@@ -212,11 +212,11 @@ def plan_epoch(
     # Every other slab runs from long to short sources: neighbours across a slab's edge stay alike.
     key = np.where(slabs % 2 == 0, src_lens[order], -src_lens[order])
     order = order[np.lexsort((key, slabs))]
-    batches = _cut(order, np.maximum(src_lens, tgt_lens)[order], batch_tokens)
+    batches = cut(order, np.maximum(src_lens, tgt_lens)[order], batch_tokens)
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def _cut(order: IntArray, longest: IntArray, batch_tokens: int) -> list[IntArray]:
+def cut(order: IntArray, longest: IntArray, batch_tokens: int) -> list[IntArray]:
     """Consecutive runs of `order` whose count times longest member stays within the budget."""
     batches: list[IntArray] = []
     start, widest = 0, 0

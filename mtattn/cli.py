@@ -275,13 +275,13 @@ def _file_overrides(
     """The file flags as `--set` overrides; absolute where a config's data.folder would stand before them."""
     from mtattn.config import read_table
 
-    folder = read_table(config)[0].get("data", {}).get("folder", "") if config is not None else ""
     overrides = []
     for split, source, target in (("train", src, tgt), ("dev", dev_src, dev_tgt)):
         if (source is None) != (target is None):
             names = ("--src-file", "--tgt-file") if split == "train" else ("--dev-src", "--dev-tgt")
             raise ConfigError(f"{names[0]} and {names[1]} go together")
         if source is not None and target is not None:
+            folder = config is not None and read_table(config)[0].get("data", {}).get("folder")
             found = [file.expanduser().absolute() if folder else file for file in (source, target)]
             path, translation = (json.dumps(str(file), ensure_ascii=False) for file in found)
             overrides.append(f"data.{split}={{path = {path}, target = {translation}}}")

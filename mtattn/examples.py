@@ -143,11 +143,11 @@ def _reason(
     src: str, tgt: str, src_len: int, tgt_len: int, config: FilterConfig, held_out: frozenset[str]
 ) -> str | None:
     """Why a pair is left out, or None."""
-    if min(src_len, tgt_len) < 2:  # EOS alone: the tokenizer may strip what str.strip() keeps, such as U+200B
-        return "blank"
-    if max(src_len, tgt_len) > config.max_len:
-        return "too long"
     longer, shorter = max(src_len, tgt_len), min(src_len, tgt_len)
+    if shorter < 2:  # EOS alone: the tokenizer may strip what str.strip() keeps, such as U+200B
+        return "blank"
+    if longer > config.max_len:
+        return "too long"
     if longer > 10 and longer > config.max_ratio * shorter:
         return "length ratio"
     if config.identical and src == tgt and len(src.split()) > 3:

@@ -110,6 +110,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.data, self.report, self.interrupts = config, run, data, report, interrupts
         self.device, self.allow_changed_data, self.ranks = device, allow_changed_data, ranks or Ranks()
+        self.lineage = lineage(config, data)
         self.batches = make_batches(config, data, int(config.train.batch_tokens))
         self.finetuning = Finetuning(config, data, run, report, interrupts.check) if config.finetune.model else None
         self._start()
@@ -390,14 +391,13 @@ class Trainer:
             "step": self.state.step,
             "best_step": self.state.best_step if self.state.best_bleu >= 0 else None,
             "loop": self.state.to_json(),
-            **lineage(self.config, self.data),
+            **self.lineage,
             "versions": {"mtattn": mtattn.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
         self.run.save(Checkpoint(weights_of(self.released), optim, state))
 
     def _resume(self, saved: Checkpoint) -> None:
-        now = lineage(self.config, self.data)
-        require_same(self.run, saved.state, now, changed_data=self.allow_changed_data)
+        require_same(self.run, saved.state, self.lineage, changed_data=self.allow_changed_data)
         self.state = TrainState.from_json(saved.state.get("loop"))
         position = self.state.position
         position.batch = min(position.batch, len(self.batches.plan(position.epoch)))  # changed data may have fewer

@@ -1,14 +1,14 @@
 """What the dev split says of a model: loss and perplexity on its targets, BLEU and chrF of its greedy translations."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from mtattn.alignment import look
-from mtattn.batching import collate
+from mtattn.batching import IntArray, collate, cut
 from mtattn.decode import DecodeConfig
 from mtattn.evaluate import Scores, score
 from mtattn.health import POOR_BLEU, Evidence, alarms, ready
@@ -119,12 +119,17 @@ def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callab
     """Cross entropy in nats a target token, without label smoothing."""
     src, tgt = tokenizer.encode_src(dev.src), tokenizer.encode_tgt(dev.tgt)
     device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    src_lens, tgt_lens = (np.array([len(row) for row in rows]) for rows in (src, tgt))
+    order, longest = np.lexsort((src_lens, tgt_lens)), np.maximum(src_lens, tgt_lens)  # by target length, then source
+    parts = [order[start : start + BATCH_PAIRS[on_gpu]] for start in range(0, len(order), BATCH_PAIRS[on_gpu])]
+    batches = [batch for part in parts for batch in cut(part, longest[part], BATCH_POSITIONS[on_gpu])]
     nats, count = torch.zeros((), device=device), 0
     with evaluating(model):
-        for chosen in _batches(src, tgt, on_gpu=device.type == "cuda"):
+        for chosen in batches:
             check()
             rows = _rows(src, chosen), _rows(tgt, chosen)
-            batch = collate(*rows, np.array(chosen), pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id).to(device)
+            batch = collate(*rows, chosen, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id).to(device)
             hidden, targets = model.hidden(batch.src, batch.tgt_in).flatten(0, 1), batch.tgt_out.flatten()  # [B*T, D]
             for some, ids in zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True):
                 nats += cross_entropy(model.logits(some), ids, pad_id=tokenizer.pad_id)[0]
@@ -132,19 +137,5 @@ def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callab
     return float(nats) / max(count, 1)  # the only number that is waited for
 
 
-def _batches(src: Sequence[Sequence[int]], tgt: Sequence[Sequence[int]], *, on_gpu: bool) -> Iterator[list[int]]:
-    """The numbers of pairs of like length, as many as are computed together."""
-    chosen, longest = list[int](), 0
-    for i in sorted(range(len(tgt)), key=lambda i: (len(tgt[i]), len(src[i]))):
-        longest = max(longest, len(src[i]), len(tgt[i]))
-        most = min(BATCH_PAIRS[on_gpu], BATCH_POSITIONS[on_gpu] // longest)
-        if chosen and len(chosen) >= most:
-            yield chosen
-            chosen, longest = [], max(len(src[i]), len(tgt[i]))
-        chosen.append(i)
-    if chosen:
-        yield chosen
-
-
-def _rows(ids: Sequence[Sequence[int]], chosen: Sequence[int]) -> list[Sequence[int]]:
+def _rows(ids: Sequence[Sequence[int]], chosen: IntArray) -> list[Sequence[int]]:
     return [ids[i] for i in chosen]

@@ -39,6 +39,11 @@ def spread(values: Sequence[float], unit: str = "") -> str:
     return f"{statistics.median(values):.2f}{unit} [{min(values):.2f}, {max(values):.2f}]"
 
 
+def lines_of(path: Path) -> list[str]:
+    """A text file's lines, which end at a line feed alone."""
+    return path.read_bytes().decode().removesuffix("\n").split("\n")
+
+
 def take_json(parser: argparse.ArgumentParser) -> None:
     """Add the option that `write_json` obeys."""
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the results there too, as JSON")
