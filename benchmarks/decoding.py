@@ -1,4 +1,4 @@
-"""How fast is mtattn's translation, in float32 and in int8, beside CTranslate2 with the same weights?
+"""How fast is mtattn's translation, in float32, int8 and where it pays bfloat16, beside CTranslate2 with its weights?
 
     python benchmarks/decoding.py runs/NAME test.en [--ref test.de] [--beams 1,5] [--threads 2] [--json OUT]
     python benchmarks/decoding.py runs/NAME train.en --lines 10000 --latency-lines 20 --repeats 2
@@ -41,6 +41,7 @@ from mtattn.checkpoint import load_model
 from mtattn.config import Config
 from mtattn.evaluate import score
 from mtattn.memory import keep_freed_memory
+from mtattn.precision import choose_precision
 from mtattn.progress import Reporter
 from mtattn.translate import Translator, load_translator
 
@@ -240,7 +241,9 @@ def main() -> None:
     lines, refs = (None if path is None else lines_of(path)[: options.lines] for path in (options.src, options.ref))
     keep_freed_memory()
     device = torch.device(options.device)
-    kinds = QUANTIZATIONS if device.type == "cpu" else {"float32": "none"}
+    kinds = dict(QUANTIZATIONS) if device.type == "cpu" else {"float32": "none"}
+    if device.type == "cpu" and choose_precision(device)[0] == "bfloat16":
+        kinds["bfloat16"] = "bfloat16"
     translators = [
         load_translator(options.run, device, overrides=[f'decode.quantization="{quantization}"'])
         for quantization in kinds.values()

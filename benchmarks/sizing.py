@@ -20,8 +20,8 @@ import torch
 from measuring import take_json, write_json
 
 from mtattn.checkpoint import RunDirectory
-from mtattn.corpus import DataConfig, load_corpus
-from mtattn.prepare import cache_folder
+from mtattn.corpus import DataConfig
+from mtattn.prepare import open_corpus
 from mtattn.progress import Reporter
 from mtattn.resolve import resolve
 from mtattn.scoring import evaluate_run
@@ -41,7 +41,7 @@ def write_part(data: DataConfig, pairs: int, folder: Path) -> str:
     Raises:
         SystemExit: there are not so many.
     """
-    corpus = load_corpus(data.train, data, cache_dir=cache_folder() / "corpora")
+    corpus = open_corpus(data)
     total = len(corpus.dataset)
     if pairs > total:
         raise SystemExit(f"{data.train}: has {total:,} pairs; give --pairs up to that")

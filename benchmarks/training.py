@@ -17,7 +17,6 @@ stay, so that no schedule has to know how long training will take. The first run
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -37,13 +36,13 @@ from mtattn.batching import Batches, Position
 from mtattn.budget import make_batches
 from mtattn.config import Config, load_config
 from mtattn.evaluate import score
-from mtattn.prepare import Prepared, prepare
+from mtattn.prepare import Prepared, cache_folder, prepare
 from mtattn.progress import Reporter
 from mtattn.tokenizer import Tokenizer
 
 PAUSE = 0.25  # seconds between turns: some thread pools spin for 0.2 s before they sleep
 PLAIN = ("loss.rdrop=0", "train.batch_tokens=4096")  # of the config: what every contender can do, and fits a CPU
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtattn" / "peers"
+CACHE = cache_folder() / "peers"
 
 
 def make_config(options: argparse.Namespace) -> Config:

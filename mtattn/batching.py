@@ -1,4 +1,4 @@
-"""From encoded pairs to padded batches: filter, bucket by length to a token budget, collate; a position to resume at.
+"""From encoded pairs to padded batches: bucket by length to a token budget, collate; a position to resume at.
 
 Legend: B batch, S source, T target (both with EOS).
 """
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,30 +20,6 @@ from mtattn.tokenizer import Tokenizer
 
 Flat = tuple[IntArray, IntArray]
 """Some texts: their ids, one after the other, and how many ids each has."""
-
-
-@dataclass(frozen=True)
-class FilterConfig:
-    """The `[filter]` section: which training pairs are left out. Dev and test are never filtered.
-
-    max_len: pieces on either side, EOS included. max_ratio: the longer side's pieces over the shorter's, for pairs
-    of more than 10 pieces. duplicate: a pair seen before. identical: a target that copies its source (only sides
-    of more than 3 words, since names and numbers translate to themselves). leaked: a source or target sentence of
-    dev or test. A pair with a side of no piece but EOS is always left out.
-    """
-
-    max_len: int = 256
-    max_ratio: float = 6.0
-    duplicate: bool = True
-    identical: bool = True
-    leaked: bool = True
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        if self.max_len < 2:
-            raise ValueError(f"max_len is {self.max_len}; allowed: 2 or more (one piece and EOS)")
-        if self.max_ratio < 1:
-            raise ValueError(f"max_ratio is {self.max_ratio}; allowed: 1 or more")
 
 
 class TokenTable:
@@ -74,6 +50,10 @@ class TokenTable:
         j = number - self._starts[chunk]
         return ids[offsets[j] : offsets[j + 1]]
 
+    def rows(self, numbers: IntArray) -> list[IntArray]:
+        """The ids of some texts."""
+        return [self.row(number) for number in numbers]
+
     def flat(self, numbers: IntArray) -> IntArray:
         """The ids of some texts, one after the other, without a Python step for each."""
         lens = self.lens[numbers]
@@ -96,7 +76,7 @@ class Batch:
     Padded, a pair is a row. Packed, a row holds several, and `packing` says where.
     """
 
-    src: Tensor  # [B, S]
+    src: Tensor  # [B, S], int64; packed, int32, as are the next two
     tgt_in: Tensor  # [B, T], begins with BOS
     tgt_out: Tensor  # [B, T], ends with EOS
     num_tokens: int  # target tokens without padding
@@ -216,6 +196,11 @@ def plan_epoch(
     return [batches[i] for i in random.permutation(len(batches))]
 
 
+def spread(total: int, most: int) -> IntArray:
+    """At most `most` of the numbers below `total`, evenly spread."""
+    return np.linspace(0, total - 1, min(most, total)).astype(int)
+
+
 def cut(order: IntArray, longest: IntArray, batch_tokens: int) -> list[IntArray]:
     """Consecutive runs of `order` whose count times longest member stays within the budget."""
     batches: list[IntArray] = []
@@ -291,14 +276,14 @@ class Batches:
         if shape is not None and not self._sampling:
             src, tgt = ((table.flat(chosen), table.lens[chosen]) for table in (self._src, self._tgt))
             return pack(src, tgt, chosen, self._plans(position.epoch)[1][position.batch], shape=shape, **ids)
-        plain = [[table.row(i) for i in chosen] for table in (self._src, self._tgt)]
         if not self._sampling:
-            return collate(plain[0], plain[1], chosen, **ids)
+            return collate(self._src.rows(chosen), self._tgt.rows(chosen), chosen, **ids)
         seed = int(np.random.SeedSequence([self._seed, position.epoch, position.batch]).generate_state(1)[0])
         sampled = self._sample(chosen, seed)
         if shape is None:
             return collate(sampled[0], sampled[1], chosen, **ids)
         rows, room = self._plans(position.epoch)[1][position.batch], (shape.src_len - 1, shape.tgt_len - 1)
+        plain = self._src.rows(chosen), self._tgt.rows(chosen)
         fitting = [fitted(sampled[i], plain[i], rows, room[i]) for i in (0, 1)]
         src, tgt = ((np.concatenate(texts), np.array([*map(len, texts)])) for texts in fitting)
         return pack(src, tgt, chosen, rows, shape=shape, **ids)
@@ -312,7 +297,7 @@ class Batches:
 
     def _grown(self) -> float:
         """How much longer a side is at most when its subwords are sampled, by the mean of some pairs."""
-        some = np.linspace(0, len(self._tgt) - 1, min(1000, len(self._tgt))).astype(int)
+        some = spread(len(self._tgt), 1000)
         sides = zip(self._sample(some, self._seed), (self._src, self._tgt), strict=True)
         return max(sum(map(len, rows)) / int(table.lens[some].sum()) for rows, table in sides)
 

@@ -23,7 +23,7 @@ def log_normaliser(logits: Tensor) -> Tensor:
     Returns:
         [R] float32; never below the largest logit, so that no log-probability exceeds 0.
     """
-    return torch.cat([_log_sum_exp(rows) for rows in pieces(logits)])
+    return torch.cat([_log_sum_exp(rows) for rows in row_chunks(logits)])
 
 
 def _log_sum_exp(rows: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def best_continuations(
         tokens: [N, K] int64, the token that continues it.
     """
     k, v, flat = rows.size(1), logits.size(1), logits.flatten()
-    maxima = torch.cat([block_maxima(piece) for piece in pieces(logits)])[rows]  # [N, K, V / BLOCK]
+    maxima = torch.cat([block_maxima(chunk) for chunk in row_chunks(logits)])[rows]  # [N, K, V / BLOCK]
     num_blocks, flat_maxima = maxima.size(2), maxima.flatten(1)
     place, column = torch.arange(k, device=logits.device), torch.arange(BLOCK, device=logits.device)
     starts, never = rows * v, logits.new_full((), -math.inf)
@@ -112,7 +112,7 @@ def block_maxima(rows: Tensor) -> Tensor:
     return maxima if v % BLOCK == 0 else torch.cat([maxima, rows[:, num_whole * BLOCK :].amax(1, keepdim=True)], 1)
 
 
-def pieces(logits: Tensor) -> Iterator[Tensor]:
+def row_chunks(logits: Tensor) -> Iterator[Tensor]:
     """The rows of logits [R, V] as float32, on a CPU as many at a time as stay in its cache."""
     num = max(1, CACHED // logits.size(1)) if logits.device.type == "cpu" else max(1, len(logits))
     for i in range(0, len(logits), num):

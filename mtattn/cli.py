@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="mtattn",
-    help="Train a machine translator whose inside you can see: train, translate, eval.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -216,16 +215,6 @@ def doctor(
     diagnosis.require_sound()
 
 
-@contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """`| head -1` closes the pipe early: the work is over, nothing went wrong, and nothing may be flushed at exit."""
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-
-
 @app.command()
 def export(
     run: Annotated[
@@ -267,6 +256,16 @@ def export(
     report.note(f"{out}: {parity}")
     if push is not None:
         report.note(f"pushed to {push_folder(out, push)}")
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """`| head -1` closes the pipe early: the work is over, nothing went wrong, and nothing may be flushed at exit."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
 
 
 def _file_overrides(

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from mtattn.batching import FilterConfig
 from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig
 from mtattn.errors import ConfigError
+from mtattn.filtering import FilterConfig
 from mtattn.loss import LossConfig
 from mtattn.mixing import FinetuneConfig
 from mtattn.model import PRESETS, ModelConfig
@@ -109,9 +109,14 @@ class Config:
                 f"limits a text may have {needed} pieces, and learned positions exist up to max_len alone; raise it"
             )
 
+    def to_table(self) -> dict[str, Any]:
+        """Every value, as a table that `parse_config` reads back to an equal Config."""
+        table: dict[str, Any] = _without_none(asdict(self))
+        return table
+
     def to_toml(self) -> str:
-        """Every value, as a file that `load_config` reads back to an equal Config."""
-        return tomli_w.dumps(_without_none(asdict(self)))
+        """The table as a file."""
+        return tomli_w.dumps(self.to_table())
 
 
 def config_folders() -> list[Path]:
@@ -169,7 +174,7 @@ def with_overrides(config: Config, overrides: Sequence[str], section: str) -> Co
     Raises:
         ConfigError: as for `load_config`, or an override of another section.
     """
-    table = tomllib.loads(config.to_toml())
+    table = config.to_table()
     for override in overrides:
         if not override.strip().startswith(f"{section}."):
             raise ConfigError(f"--set {override}: of a trained model only [{section}] can be set: {section}.KEY=VALUE")

@@ -19,25 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mtattn.errors import ConfigError, CorpusError, FileError
-from mtattn.readers import READERS, Format, ReaderInput
-from mtattn.sources import Corpus, CorpusSource, LocatedSource, as_sources, bundled_data_folder, local_files, locate
+from mtattn.readers import READERS, ReaderInput
+from mtattn.sources import Corpus, CorpusSource, LocatedSource, as_sources, local_files, locate
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
-
-__all__ = [
-    "READERS",
-    "Corpus",
-    "CorpusSource",
-    "DataConfig",
-    "Format",
-    "LoadedCorpus",
-    "building_folder",
-    "bundled_data_folder",
-    "load_corpus",
-    "read_tables",
-]
 
 CACHE_VERSION = 2
 """Part of every cache key: raise it when the same files would give other pairs than before."""

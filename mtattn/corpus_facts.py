@@ -11,11 +11,12 @@ from itertools import islice
 from pathlib import Path
 
 from mtattn.config import Config
-from mtattn.corpus import Corpus, DataConfig, is_unicode
+from mtattn.corpus import DataConfig, is_unicode
 from mtattn.errors import ConfigError, CorpusError
+from mtattn.filtering import is_copy
 from mtattn.readers import READERS, ReaderInput
 from mtattn.sides import SideProfile, mixes_alphabets
-from mtattn.sources import LocatedSource, as_sources, locate
+from mtattn.sources import Corpus, LocatedSource, as_sources, locate
 
 NUM_EXAMPLES = 3  # places that a finding names
 PROFILE_PAIRS = 10_000  # pairs of train from which the doctor learns what each side looks like
@@ -112,8 +113,7 @@ def _blank(_: SideProfile, src: str, tgt: str) -> int | None:
 
 
 def _identical(_: SideProfile, src: str, tgt: str) -> int | None:
-    # A name or a number is its own translation; what a sentence of several words copies was not translated.
-    return 1 if src == tgt and len(src.split()) > 3 else None
+    return 1 if is_copy(src, tgt) else None
 
 
 def _swapped(profile: SideProfile, src: str, tgt: str) -> int | None:

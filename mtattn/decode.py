@@ -61,7 +61,8 @@ class DecodeConfig:
     max_len_ratio: float = 2.0  # a target has at most max_len_ratio * source length + max_len_extra tokens, with EOS
     max_len_extra: int = 10
     min_len: int = 0  # tokens before EOS is allowed
-    quantization: Literal["none", "int8"] = "none"  # of the weights while translating, on a CPU: see mtattn.linear
+    # of the weights while translating, on a CPU: see mtattn.linear
+    quantization: Literal["none", "bfloat16", "int8"] = "none"
     no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a target; 0: any may
     # `beam`: nats by which each better sibling sets a continuation back, in the choice but not in its score, for n-best
     # lists with fewer near-copies (Li et al. 2016, https://arxiv.org/abs/1611.08562)
@@ -77,7 +78,7 @@ class DecodeConfig:
             ("search", " or ".join(sorted(SEARCHES)), self.search in SEARCHES),
             ("beam_size", "1 or more", self.beam_size >= 1),
             ("nbest", f"from 1 to beam_size ({most})" if most < math.inf else "1 or more", 1 <= self.nbest <= most),
-            ("quantization", "none or int8", self.quantization in ("none", "int8")),
+            ("quantization", "none, bfloat16 or int8", self.quantization in ("none", "bfloat16", "int8")),
             ("length_penalty", "from 0 to 5", 0 <= self.length_penalty <= 5),  # lengths to that power fit a float32
             ("max_len_ratio", "0 or more", 0 <= self.max_len_ratio < math.inf),
             ("max_len_extra", "1 or more", self.max_len_extra >= 1),

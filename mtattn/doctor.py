@@ -25,15 +25,6 @@ STYLES = {"fatal": "bold red", "warning": "yellow", "note": "dim"}
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Of one side's texts, in characters or words."""
-
-    mean: float
-    p95: int
-    max: int
-
-
-@dataclass(frozen=True)
 class Diagnosis:
     """What the doctor found.
 
@@ -122,14 +113,18 @@ def _describe_split(split: SplitFacts) -> dict[str, Any]:
         chars = np.asarray(split.chars[side])
         lens = np.array(sorted(split.words[side]), dtype=np.int64)
         words = np.repeat(lens, [split.words[side][n] for n in lens.tolist()])
-        described[f"{name}_chars"], described[f"{name}_words"] = asdict(_lengths(chars)), asdict(_lengths(words))
+        described[f"{name}_chars"], described[f"{name}_words"] = _lengths(chars), _lengths(words)
     return described
 
 
-def _lengths(values: Any) -> Lengths:
+def _lengths(values: Any) -> dict[str, Any]:
     if not len(values):
-        return Lengths(0.0, 0, 0)
-    return Lengths(round(float(values.mean()), 1), int(np.percentile(values, 95)), int(values.max()))
+        return {"mean": 0.0, "p95": 0, "max": 0}
+    return {
+        "mean": round(float(values.mean()), 1),
+        "p95": int(np.percentile(values, 95)),
+        "max": int(values.max()),
+    }
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The errors a user can cause or mend, each with its exit code (README, "Exit codes")."""
+"""The errors a user can cause or mend, each with its exit code (README, "The command line")."""
 
 
 class MtattnError(Exception):

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mtattn.batching import FilterConfig, IntArray, TokenTable
+from mtattn.batching import IntArray, TokenTable
 from mtattn.corpus import LoadedCorpus, building_folder, read_tables
 from mtattn.errors import CorpusError, FileError
+from mtattn.filtering import FilterConfig, why_left_out
 from mtattn.tokenizer import Tokenizer
 
 BLOCK = 10_000  # pairs encoded at a time
@@ -89,7 +90,7 @@ def _write(
                 if repeated is not None and repeated[start + i]:
                     reason: str | None = "duplicate"
                 else:
-                    reason = _reason(src[i], tgt[i], len(src_ids[i]), len(tgt_ids[i]), config, held_out)
+                    reason = why_left_out(src[i], tgt[i], len(src_ids[i]), len(tgt_ids[i]), config, held_out)
                 if reason:
                     dropped[reason] = dropped.get(reason, 0) + 1
                 else:
@@ -137,21 +138,3 @@ def _repeated(corpus: LoadedCorpus) -> Any:
     repeated = np.ones(len(hashes), dtype=bool)
     repeated[first] = False
     return repeated
-
-
-def _reason(
-    src: str, tgt: str, src_len: int, tgt_len: int, config: FilterConfig, held_out: frozenset[str]
-) -> str | None:
-    """Why a pair is left out, or None."""
-    longer, shorter = max(src_len, tgt_len), min(src_len, tgt_len)
-    if shorter < 2:  # EOS alone: the tokenizer may strip what str.strip() keeps, such as U+200B
-        return "blank"
-    if longer > config.max_len:
-        return "too long"
-    if longer > 10 and longer > config.max_ratio * shorter:
-        return "length ratio"
-    if config.identical and src == tgt and len(src.split()) > 3:
-        return "identical"
-    if src in held_out or tgt in held_out:
-        return "in dev or test"
-    return None

@@ -4,7 +4,6 @@ What that model was trained on can be mixed in, so that it is not forgotten, and
 """
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +14,12 @@ import torch
 from mtattn.card import before_and_after
 from mtattn.checkpoint import RunDirectory, load_model, load_weights, make_model, weights_of
 from mtattn.config import Config, laid_over
-from mtattn.corpus import LoadedCorpus, load_corpus
 from mtattn.errors import ConfigError, CorpusError, FileError, ModelError
 from mtattn.evaluate import score
 from mtattn.mixing import FinetuneConfig
 from mtattn.model import Transformer
 from mtattn.optim import OptimConfig
-from mtattn.prepare import OldData, Prepared, cache_folder, held_out, load_split
+from mtattn.prepare import OldData, Prepared, held_out, load_split, open_corpus
 from mtattn.progress import Reporter
 from mtattn.storage import tensors_to_bytes
 from mtattn.tokenizer import Tokenizer
@@ -53,7 +51,7 @@ def finetune_table(given: Mapping[str, Any], origin: Path, where: str) -> dict[s
         ModelError: no model there. ConfigError: `given` asks for another shape, tokenizer or language.
     """
     model, _, config = load_model(origin)
-    own = tomllib.loads(config.to_toml())
+    own = config.to_table()
     base = {
         "data": {name: own["data"][name] for name in ("src", "tgt")},
         **{name: own[name] for name in INHERITED},
@@ -81,7 +79,7 @@ def resumed_table(given: Mapping[str, Any], run: Path, own: Config, origin: Path
             f"{run} was begun from {own.finetune.model}, and {origin} has other weights than that had; leave out "
             "--from to go on, or --fresh starts over"
         )
-    own_table = tomllib.loads(own.to_toml())
+    own_table = own.to_table()
     table = kept(laid_over(given, own_table), own_table, f"{where}, for {run}")
     return _from(table, given, own_table["finetune"])
 
@@ -171,7 +169,7 @@ def old_data(config: Config, report: Reporter) -> OldData:
     if not options.model:
         return OldData()
     try:
-        corpus = _old_corpus(options) if options.mix else None
+        corpus = open_corpus(options.old) if options.mix else None
     except (CorpusError, ConfigError) as error:
         raise CorpusError(
             f"the data that {options.model} was trained on cannot be mixed in: {error}. Name where it is now, such as "
@@ -180,14 +178,10 @@ def old_data(config: Config, report: Reporter) -> OldData:
     try:
         if options.old.dev:
             return OldData(corpus, load_split(options.old, "dev"))
-        return OldData(corpus, held_out(corpus or _old_corpus(options), options.old_hold_out, options.old_seed))
+        return OldData(corpus, held_out(corpus or open_corpus(options.old), options.old_hold_out, options.old_seed))
     except (CorpusError, ConfigError, FileError) as error:
         report.note(f"the old dev set is not there any more, so only the new one is scored: {error}")
         return OldData(corpus)
-
-
-def _old_corpus(options: FinetuneConfig) -> LoadedCorpus:
-    return load_corpus(options.old.train, options.old, cache_dir=cache_folder() / "corpora")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtattn.attention import MultiHeadAttention, Position, RMSNorm
+from mtattn.attention import MultiHeadAttention, Position, RMSNorm, Rotary
 from mtattn.attention.scores import ScaledDot, Symmetric
 from mtattn.keys import Ancestors, Grid, Keys
 from mtattn.linear import LINEARS, Linear
@@ -89,7 +89,7 @@ class _Stacks:
         self.model = model
         self.encoder = [_EncoderBlock(cast(EncoderLayer, layer), make) for layer in model.encoder]
         self.decoder = [_DecoderBlock(cast(DecoderLayer, layer), make) for layer in model.decoder]
-        self.src_rotary, self.tgt_rotary = (_Rotary(p) for p in (model.src_position, model.tgt_position))
+        self.src_turns, self.tgt_turns = (_Turns(p) for p in (model.src_position, model.tgt_position))
         self.encoder_norm = _norm(model.encoder_norm)
         self.norm, self.output = _norm(model.decoder_norm), make(model.out_embed.weight, None)
 
@@ -118,30 +118,27 @@ class _Stacks:
 
     def _encode(self, src: Tensor, bias: Tensor | None) -> Tensor:
         x = self.model._embed(self.model.src_embed, self.model.src_position, src).flatten(0, 1)  # [N S, D]
-        turns = self.src_rotary.turns(src.size(1))  # [S, 1, E / 2] or None
+        turns = self.src_turns(src.size(1))  # [S, 1, E / 2] or None
         turns = None if turns is None else turns.repeat(len(src), 1, 1)  # [N S, 1, E / 2]
         for block in self.encoder:
             x = block(x, src.shape, turns, bias)
         return self.encoder_norm(x)
 
 
-class _Rotary:
-    """The turns of rotary positions, as complex numbers, read from the module by what it makes of (1, 0)."""
+class _Turns:
+    """The turns of rotary positions, kept from one step to the next."""
 
     def __init__(self, position: Position) -> None:
         self.position, self.table = position, torch.empty(0)
 
-    def turns(self, length: int) -> Tensor | None:
+    def __call__(self, length: int) -> Tensor | None:
         """Of positions 0 .. length - 1: complex [length, 1, E / 2]; None where nothing is turned."""
-        if self.position.place != "query_key":
+        if not isinstance(self.position, Rotary):
             return None
         table = self.table  # another thread may put another in its place
         if len(table) < length:
             positions = torch.arange(max(length, 2 * len(table)))
-            pairs = len(cast(Tensor, self.position.frequencies))
-            ones = torch.tensor([1.0, 0.0]).repeat(pairs).expand(1, 1, len(positions), -1)
-            turned = self.position.rotate(ones.contiguous(), positions)[0, 0]  # [length, E]
-            self.table = table = torch.view_as_complex(turned.view(len(positions), 1, pairs, 2))
+            self.table = table = self.position.turns(positions[:, None])
         return table[:length]
 
 
@@ -280,7 +277,7 @@ class PreparedState:
 
         now = torch.tensor([self.step])
         x = model._embed(model.tgt_embed, model.tgt_position, tokens.flatten()[:, None], now)[:, 0]  # [R, D]
-        turns = self.stacks.tgt_rotary.turns(self.step + 1)
+        turns = self.stacks.tgt_turns(self.step + 1)
         turns = None if turns is None else turns[-1]  # [1, E / 2]
         for block, own, cross in zip(self.stacks.decoder, self.own, self.cross, strict=True):
 

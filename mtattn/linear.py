@@ -40,6 +40,29 @@ class Float32Linear:
         return torch.mm(x, self.weight, out=out)  # [R, O]
 
 
+class Bfloat16Linear:
+    """The product of numbers of 16 bits: half the memory, and about 4 times faster with AMX; slower without it.
+
+    Sums are float32 and then rounded to bfloat16, as inputs and weights are: by at most 1 / 256 of the value each.
+
+    Args:
+        weight: [O, I]. bias: [O] or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight.detach().to(torch.bfloat16).t()  # [I, O]
+        self.bias = None if bias is None else bias.detach()
+
+    def __call__(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """As `Linear` says."""
+        product = torch.mm(x.to(torch.bfloat16), self.weight)  # [R, O]
+        if out is None:
+            out = product.float() if add is None else add + product
+        else:
+            out.copy_(product)
+        return out if self.bias is None else out.add_(self.bias)
+
+
 class Int8Linear:
     """The product of 8-bit integers, summed exactly in 32 bits: a quarter of the memory, and 4 times faster with VNNI.
 
@@ -115,5 +138,9 @@ def int8_linear(weight: Tensor, bias: Tensor | None = None) -> Int8Linear:
     return (NarrowInt8Linear if narrow else Int8Linear)(weight, bias)
 
 
-LINEARS: dict[str, Callable[[Tensor, Tensor | None], Linear]] = {"none": Float32Linear, "int8": int8_linear}
+LINEARS: dict[str, Callable[[Tensor, Tensor | None], Linear]] = {
+    "none": Float32Linear,
+    "bfloat16": Bfloat16Linear,
+    "int8": int8_linear,
+}
 """How products are computed, by the value of decode.quantization."""

@@ -61,10 +61,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtattn"
 
 
+def open_corpus(data: DataConfig, split: str = "train") -> LoadedCorpus:
+    """What the config names as this split, read or from the cache; of dev and test blank lines stay."""
+    return load_corpus(getattr(data, split), data, cache_dir=cache_folder() / "corpora", keep_all=split != "train")
+
+
 def load_split(data: DataConfig, split: str) -> Pairs:
-    """The dev or test split that the config names, unfiltered."""
-    corpus = load_corpus(getattr(data, split), data, cache_dir=cache_folder() / "corpora", keep_all=True)
-    rows = corpus.dataset[:]
+    """The dev or test split that the config names, as text."""
+    rows = open_corpus(data, split).dataset[:]
     return Pairs(list(rows["src"]), list(rows["tgt"]))
 
 
@@ -76,7 +80,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
     """
     old = old or OldData()
     with report.bar("reading the corpus", None):
-        corpus = load_corpus(config.data.train, config.data, cache_dir=cache_folder() / "corpora")
+        corpus = open_corpus(config.data)
     report.note(f"training corpus: {len(corpus.dataset):,} pairs{_listed(corpus.dropped)}")
     dev = load_split(config.data, "dev") if config.data.dev else _hold_out(corpus, config, report)
     kept_out = set[str]()

@@ -1,6 +1,5 @@
 """Which config `train` means: a file's, one sized to the corpus, one that goes on from a model, or the run's own."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +9,9 @@ import torch
 
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config, laid_over, parse_config, read_table
-from mtattn.corpus import load_corpus
 from mtattn.errors import ConfigError
 from mtattn.finetune import explain, finetune_table, resumed_table
-from mtattn.prepare import cache_folder
+from mtattn.prepare import open_corpus
 from mtattn.progress import Reporter
 from mtattn.sizing import as_table, choose, choose_batch, estimate, measure
 
@@ -73,7 +71,7 @@ def _begun(given: dict[str, Any], where: str, run: RunDirectory, origin: Path | 
     if origin is not None or own.finetune.model:
         return Resolved(parse_config(resumed_table(given, run.path, own, origin, where), where), [])
     if sized:
-        given = laid_over(given, tomllib.loads(own.to_toml()))
+        given = laid_over(given, own.to_table())
     return Resolved(parse_config(given, where), [])
 
 
@@ -81,7 +79,7 @@ def _sized(given: dict[str, Any], base: dict[str, Any], where: str, report: Repo
     """What is given, over what suits the corpus; for a model that is fine-tuned (`base`) only the batch is chosen."""
     config = parse_config(base or given, where)
     with report.bar("measuring the corpus", None):
-        corpus = load_corpus(config.data.train, config.data, cache_dir=cache_folder() / "corpora")
+        corpus = open_corpus(config.data)
         facts = measure(corpus.dataset, device, config.train)
     if "max_epochs" in given.get("train", {}):
         facts = replace(facts, max_epochs=config.train.max_epochs)

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from mtattn.corpus import load_corpus
 from mtattn.errors import ConfigError
 from mtattn.evaluate import score
-from mtattn.prepare import Pairs, cache_folder, load_split
+from mtattn.prepare import load_split
 from mtattn.progress import Reporter
 from mtattn.sources import CorpusSource
 from mtattn.translate import load_translator
@@ -37,12 +36,10 @@ def evaluate_run(
     data = translator.trained_on
     if files is not None:
         named = CorpusSource(str(files[0]), target=str(files[1]))
-        loaded = load_corpus(named, replace(data, folder=""), cache_dir=cache_folder() / "corpora", keep_all=True)
-        pairs = Pairs(list(loaded.dataset["src"]), list(loaded.dataset["tgt"]))
-    elif getattr(data, split):
-        pairs = load_split(data, split)
-    else:
+        data, split = replace(data, folder="", test=named), "test"
+    elif not getattr(data, split):
         raise ConfigError(f"{run}: its config names no {split} corpus; give --src-file and --ref-file")
+    pairs = load_split(data, split)
     started = time.perf_counter()
     with report.bar("translating", len(pairs.src)) as bar:
         outputs = [translation.text for translation in translator.translate(pairs.src, bar.advance)]

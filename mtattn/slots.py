@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mtattn.attention import MultiHeadAttention, Position, Sinusoidal
+from mtattn.attention import MultiHeadAttention, Rotary, Sinusoidal
 from mtattn.attention.scores import ScaledDot, Symmetric
 from mtattn.model import DecoderLayer, Transformer, layers
 
@@ -28,7 +28,7 @@ def unfit(model: Transformer) -> str:
         return f"its weights are {model.out_embed.weight.dtype}, not float32"
     if type(layer.self_attn.score) not in (ScaledDot, Symmetric):
         return f"its score is {model.config.score!r}, not scaled_dot or symmetric"
-    if type(model.tgt_position) is not Sinusoidal and model.tgt_position.place not in ("none", "query_key"):
+    if type(model.tgt_position) not in (Sinusoidal, Rotary) and model.tgt_position.place != "none":
         return f"its positions are {model.config.position.kind}, not rotary, sinusoidal or none"
     return ""
 
@@ -62,8 +62,10 @@ class Slots:
         )
         self.hidden = torch.full((sentences, beams, steps * beams), NEVER, device=device)
         self.padding = torch.zeros(sentences, 1, source, device=device)
-        self.turns = _turns(model.tgt_position, steps, size, device)
-        self.waves = _waves(model.tgt_position, steps, model.config.d_model, device)
+        position, times = model.tgt_position, torch.arange(steps, device=device)
+        self.turns = position.turns(times) if isinstance(position, Rotary) else None
+        nothing = torch.zeros(steps, model.config.d_model, device=device)
+        self.waves = position(nothing, times) if isinstance(position, Sinusoidal) else None
 
     def clear(self) -> None:
         """As new: no step was taken, and nothing stands anywhere."""
@@ -156,17 +158,3 @@ def _attend(attn: MultiHeadAttention, q: Tensor, kept: tuple[Tensor, ...], bias:
     weights = scores.add_(bias[:, None]).softmax(-1)  # [N, H, K, L]
     context = torch.bmm(weights.view(len(keys), -1, keys.size(1)), values)  # [N J, G K, E]
     return attn.out_proj(context.view(n, h, k, e).transpose(1, 2).reshape(n * k, -1))  # type: ignore[no-any-return]
-
-
-def _turns(position: Position, steps: int, size: int, device: torch.device) -> Tensor | None:
-    if position.place != "query_key":
-        return None
-    ones = torch.tensor([1.0, 0.0], device=device).repeat(1, 1, steps, size // 2)  # each pair is the number 1
-    turned = position.rotate(ones, torch.arange(steps, device=device))  # [1, 1, T, E]
-    return torch.view_as_complex(turned.view(steps, -1, 2))
-
-
-def _waves(position: Position, steps: int, d_model: int, device: torch.device) -> Tensor | None:
-    if position.place != "embedding":
-        return None
-    return position(torch.zeros(steps, d_model, device=device), torch.arange(steps, device=device)).view(steps, -1)  # type: ignore[no-any-return]

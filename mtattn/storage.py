@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -207,7 +208,7 @@ def read_weights(path: Path, expected: Shapes) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelError(f"{path}: missing")
-    needed = sum(shape_bytes(shape, dtype) for shape, dtype in expected.values())
+    needed = sum(dtype.itemsize * math.prod(shape) for shape, dtype in expected.values())
     if path.stat().st_size > needed + MAX_SMALL_FILE:
         raise ModelError(f"{path}: {path.stat().st_size} bytes; this config's weights have {needed}")
     try:
@@ -222,14 +223,6 @@ def read_weights(path: Path, expected: Shapes) -> dict[str, Tensor]:
         if not bool(tensor.isfinite().all()):
             raise ModelError(f"{path}: {name} holds values that are not finite")
     return tensors
-
-
-def shape_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes of a tensor."""
-    size = dtype.itemsize
-    for length in shape:
-        size *= length
-    return size
 
 
 def _compare(path: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -168,7 +169,7 @@ def train_tokenizer(
     models: list[bytes] = []
     for name, texts in sides:
         # A list, since a vocabulary that turns out too large is trained again; the sample bounds its memory.
-        lines = [line for _, line in zip(range(config.max_sentences), texts, strict=False)]
+        lines = list(islice(texts, config.max_sentences))
         model = _train_one(lines, config, seed)
         size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
         if size < config.vocab_size:

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 
 import mtattn
-from mtattn.batching import Batch, pair_names
+from mtattn.batching import Batch, pair_names, spread
 from mtattn.budget import make_batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
@@ -354,8 +353,7 @@ class Trainer:
 
     def _trained_on(self) -> Pairs:
         """Some training pairs, evenly spread, to compare their loss with dev's."""
-        last = len(self.data.examples.tgt) - 1
-        return Pairs(*self.data.texts(np.linspace(0, last, min(256, last + 1)).astype(int).tolist()))
+        return Pairs(*self.data.texts(spread(len(self.data.examples.tgt), 256).tolist()))
 
     def _report_validation(self, outcome: Validation) -> None:
         self.report.note(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mtattn.alignment import look
-from mtattn.batching import IntArray, collate, cut
+from mtattn.batching import collate, cut, spread
 from mtattn.decode import DecodeConfig
 from mtattn.evaluate import Scores, score
 from mtattn.health import POOR_BLEU, Evidence, alarms, ready
@@ -72,7 +72,7 @@ def validate(
     translator = greedy_translator(model, tokenizer, decode, max_len=max_len)
     translations = list(translator.translate(dev.src, lambda _: check()))
     outputs = [translation.text for translation in translations]
-    samples = [(dev.src[i], dev.tgt[i], outputs[i]) for i in _spread(len(outputs), NUM_SAMPLES)]
+    samples = [(dev.src[i], dev.tgt[i], outputs[i]) for i in spread(len(outputs), NUM_SAMPLES)]
     scores = score(outputs, dev.tgt, ter=False)
     if not ready(epochs=epochs, tgt_tokens=tgt_tokens):
         return Validation(loss, scores, samples)
@@ -102,17 +102,11 @@ def _evidence(
     looks = []
     if scores.bleu < POOR_BLEU:
         judged = [(src_ids, best.ids) for parts in found for src_ids, best in parts if best.ids]
-        judged = [judged[i] for i in _spread(len(judged), NUM_LOOKS)]
+        judged = [judged[i] for i in spread(len(judged), NUM_LOOKS)]
         if judged:
             looks = look(translator.model, translator.tokenizer, *zip(*judged, strict=True))
     outputs = [translation.text for translation in translations]
     return Evidence(dev.src, dev.tgt, outputs, flagged, scores.bleu, loss, train_loss, looks)
-
-
-def _spread(total: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `total`, evenly spread."""
-    numbers: list[int] = np.linspace(0, total - 1, min(most, total)).astype(int).tolist()
-    return numbers
 
 
 def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callable[[], None] = lambda: None) -> float:
@@ -128,14 +122,10 @@ def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callab
     with evaluating(model):
         for chosen in batches:
             check()
-            rows = _rows(src, chosen), _rows(tgt, chosen)
-            batch = collate(*rows, chosen, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id).to(device)
+            some_src, some_tgt = ([side[i] for i in chosen] for side in (src, tgt))
+            batch = collate(some_src, some_tgt, chosen, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id).to(device)
             hidden, targets = model.hidden(batch.src, batch.tgt_in).flatten(0, 1), batch.tgt_out.flatten()  # [B*T, D]
             for some, ids in zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True):
                 nats += cross_entropy(model.logits(some), ids, pad_id=tokenizer.pad_id)[0]
             count += batch.num_tokens
     return float(nats) / max(count, 1)  # the only number that is waited for
-
-
-def _rows(ids: Sequence[Sequence[int]], chosen: IntArray) -> list[Sequence[int]]:
-    return [ids[i] for i in chosen]

@@ -1,13 +1,16 @@
 """What tests share: a cache of their own, one thread, a tokenizer of the toy corpus, small models."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from tiny_run import write_corpus
 
+from mtattn.cli import main
 from mtattn.config import Config
 from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig
@@ -33,6 +36,12 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["MTATTN_CACHE"]
     else:
         os.environ["MTATTN_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of a run that takes a fraction of a second."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +95,19 @@ def released(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> Path:
     config = Config(model=model.config, data=data, decode=DecodeConfig(max_len_ratio=0.2, max_len_extra=2))
     write(Trained(model, tokenizer, config, tmp_path / "released"), tmp_path / "released", "float32")
     return tmp_path / "released"
+
+
+@pytest.fixture
+def mtattn_(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Call the program in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mtattn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0), *capfd.readouterr()
+
+    return run

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtattn.batching import Batch, Batches, FilterConfig, Position, TokenTable, collate, pad, pair_names, plan_epoch
+from mtattn.batching import Batch, Batches, Position, TokenTable, collate, pad, pair_names, plan_epoch
+from mtattn.filtering import FilterConfig
 
 PAD, BOS, EOS = 0, 1, 2
 lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=120)

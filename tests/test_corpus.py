@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 
 import datasets
@@ -22,18 +21,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from mtattn import corpus as corpus_module
 from mtattn import hub
-from mtattn.corpus import (
-    READERS,
-    Corpus,
-    CorpusSource,
-    DataConfig,
-    LoadedCorpus,
-    bundled_data_folder,
-    load_corpus,
-    read_tables,
-)
+from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus, read_tables
 from mtattn.errors import ConfigError, CorpusError, FileError
-from mtattn.sources import SUFFIXES
+from mtattn.readers import READERS
+from mtattn.sources import SUFFIXES, Corpus, CorpusSource, bundled_data_folder
 
 Pairs = list[tuple[str, str]]
 PAIRS: Pairs = [
@@ -310,7 +301,6 @@ def test_line_ends_and_byte_order_mark(content, expected, tmp_path, load):
 
 LINE = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])).map(lambda text: text.rstrip("\r"))
 UNTABBED = LINE.map(lambda text: text.replace("\t", " "))
-FOLDER_NUMBERS = count()
 
 
 @settings(max_examples=50, deadline=None)

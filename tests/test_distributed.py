@@ -7,19 +7,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_run import outcome, tiny_config, train_tiny, write_corpus
+from tiny_run import batch_of, losses, outcome, tiny_config, train_tiny
 from torch import Tensor
 
-from mtattn.batching import Batch, collate
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config
 from mtattn.distributed import Ranks, join
@@ -77,13 +75,6 @@ def on_ranks(size: int, work: Callable[[Ranks], Any]) -> list[Any]:
     for thread in threads:
         thread.join()
     return found
-
-
-def batch_of(sizes: Sequence[int]) -> Batch:
-    """Random pairs, sources of these lengths and targets one longer."""
-    draw = np.random.default_rng(0)
-    src, tgt = ([draw.integers(4, 23, size + more) for size in sizes] for more in (0, 1))
-    return collate(src, tgt, np.arange(len(sizes)), pad_id=0, bos_id=1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -224,13 +215,6 @@ def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> 
         assert (ranks.rank, ranks.size, device) == (0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
 def torchrun(config: Config, folder: Path, processes: int = 2) -> "subprocess.Popen[str]":
     """Training in `folder`/runs/many by so many processes."""
     (folder / "many.toml").write_text(config.to_toml())
@@ -243,10 +227,6 @@ def finish(process: "subprocess.Popen[str]") -> str:
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
     return said
-
-
-def losses(path: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_two_processes_train_like_one_and_one_goes_on_from_two(corpus: Path, tmp_path: Path) -> None:

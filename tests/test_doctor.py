@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from mtattn.cli import app
 from mtattn.config import load_config
-from mtattn.corpus import bundled_data_folder
 from mtattn.corpus_checks import CHECKS, Finding
 from mtattn.corpus_facts import LINE_TESTS, plain_text
 from mtattn.doctor import Diagnosis, diagnose, environment, show
 from mtattn.errors import ConfigError, CorpusError
 from mtattn.progress import Reporter
 from mtattn.sides import SideProfile
+from mtattn.sources import bundled_data_folder
 
 Pairs = list[tuple[str, str]]
 Splits = dict[str, Pairs]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mtattn.corpus import bundled_data_folder
+from mtattn.sources import bundled_data_folder
 
 PROGRAM = [sys.executable, "-m", "mtattn"]
 SMALL = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mtattn import examples as examples_module
-from mtattn.batching import FilterConfig
 from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus
 from mtattn.errors import CorpusError, FileError
 from mtattn.examples import Examples, encode_corpus
+from mtattn.filtering import FilterConfig
 from mtattn.tokenizer import TokenizerConfig, train_tokenizer
 
 KEPT = [("The dog sleeps.", "Der Hund schläft."), ("A cat!", "Eine Katze!"), ("Berlin", "Berlin")]

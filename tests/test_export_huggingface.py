@@ -9,11 +9,12 @@ import pytest
 
 from mtattn.checkpoint import load_model
 from mtattn.config import Config
-from mtattn.corpus import CorpusSource, DataConfig
+from mtattn.corpus import DataConfig
 from mtattn.errors import FileError
 from mtattn.export.exporter import Trained
 from mtattn.export.huggingface import card, push, write
 from mtattn.mixing import FinetuneConfig
+from mtattn.sources import CorpusSource
 
 SCORES = {
     "bleu": 41.237,

@@ -12,9 +12,9 @@ from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig
 from mtattn.errors import ConfigError, FileError, ModelError
 from mtattn.export import EXPORTERS, RECORD, capabilities, export_model
-from mtattn.export.exporter import Exporter, Trained, extra
+from mtattn.export.exporter import Trained, extra
 from mtattn.export.huggingface import write
-from mtattn.export.parity import Limits, Native, Parity, compare, require_parity
+from mtattn.export.parity import EXACT, Native, Parity, compare, require_parity
 from mtattn.model import ModelConfig, PositionConfig
 from mtattn.progress import Reporter
 from mtattn.tokenizer import TokenizerConfig, train_tokenizer
@@ -73,11 +73,11 @@ def test_native_scores_are_those_of_the_search(model, tokenizer):
 )
 def test_each_limit_refuses(parity):
     with pytest.raises(ModelError, match="does not compute what the model does"):
-        require_parity(parity, Limits(1e-4, 1e-5, 0.99))
+        require_parity(parity, EXACT)
 
 
 def test_what_is_within_the_limits_passes():
-    require_parity(Parity(1e-4, 1e-5, 0.99, 1, 1), Limits(1e-4, 1e-5, 0.99))
+    require_parity(Parity(1e-4, 1e-5, 0.99, 1, 1), EXACT)
 
 
 def test_a_copy_that_differs_is_not_kept(released, tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_a_copy_that_differs_is_not_kept(released, tmp_path, monkeypatch):
         return Native(model, own)
 
     good = EXPORTERS["huggingface"]
-    monkeypatch.setitem(EXPORTERS, "huggingface", Exporter(good.refusals, good.write, engine, good.limits))
+    monkeypatch.setitem(EXPORTERS, "huggingface", replace(good, load=engine))
     with pytest.raises(ModelError, match="Nothing was written"):
         export_model(released, "huggingface", tmp_path / "out", Reporter(), lines=lines)
     assert not list(tmp_path.glob("out*"))

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtattn.batching import FilterConfig
 from mtattn.checkpoint import load_model
 from mtattn.config import Config, load_config
 from mtattn.corpus import DataConfig
@@ -16,6 +15,7 @@ from mtattn.export.exporter import Trained
 from mtattn.export.huggingface import write
 from mtattn.export.parity import Native, compare
 from mtattn.export.stock import CLASSES, LAYER, StockEngine, obstacles, stock_weights
+from mtattn.filtering import FilterConfig
 from mtattn.model import ModelConfig, PositionConfig
 from mtattn.progress import Reporter
 from mtattn.tokenizer import TokenizerConfig

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import Notes, outcome, tensors, tiny_config, train_tiny, write_corpus
+from tiny_run import Notes, outcome, signal_at, tensors, tiny_config, train_tiny, write_corpus
 
 from mtattn.checkpoint import RunDirectory, load_model
 from mtattn.config import Config
@@ -22,7 +21,6 @@ from mtattn.interrupts import Interrupted
 from mtattn.mixing import FinetuneConfig, Mixture
 from mtattn.prepare import Pairs
 from mtattn.resolve import resolve
-from mtattn.train import Trainer
 from mtattn.validate import Validation, validate
 
 LIMITS = ("train.max_epochs=2", "train.log_every=2", "train.precision=float32", "train.threads=1")
@@ -30,17 +28,15 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """old/ and new/: two corpora, the new one's words written backwards; base/: a run on the old one."""
     folder = tmp_path_factory.mktemp("finetune")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        write_corpus(folder / "old")
-        write_corpus(folder / "new", pairs=30, dev=5)
-        for path in (folder / "new").iterdir():
-            path.write_text("".join(f"{line[::-1]}\n" for line in path.read_text().splitlines()))
-        train_tiny(tiny_config(folder / "old"), folder / "base")
-        yield folder
+    write_corpus(folder / "old")
+    write_corpus(folder / "new", pairs=30, dev=5)
+    for path in (folder / "new").iterdir():
+        path.write_text("".join(f"{line[::-1]}\n" for line in path.read_text().splitlines()))
+    train_tiny(tiny_config(folder / "old"), folder / "base")
+    return folder
 
 
 def asked(work: Path, run: Path, *overrides: str, origin: Path | None = None, **options: Any) -> Config:
@@ -62,7 +58,7 @@ def tuned(work: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, N
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return RunDirectory(run).metrics.read()
 
 
 # What it starts from
@@ -237,19 +233,6 @@ def asked_again(work: Path, run: Path, *overrides: str, origin: Path | None = No
     """The same command, without --from unless given."""
     given = [*LIMITS, *overrides]
     return resolve(str(work / "new.toml"), given, RunDirectory(run), Notes(), device=CPU, origin=origin).config
-
-
-def signal_at(call: int, patch: pytest.MonkeyPatch) -> None:
-    """SIGTERM after the step of this number, counted from 1 since the start or the last resume."""
-    original, calls = Trainer._after_step, [0]
-
-    def interrupted(*args: Any) -> None:
-        calls[0] += 1
-        if calls[0] == call:
-            signal.raise_signal(signal.SIGTERM)
-        original(*args)
-
-    patch.setattr(Trainer, "_after_step", interrupted)
 
 
 def test_mixing_adds_old_pairs(work: Path, tmp_path: Path) -> None:

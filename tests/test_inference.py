@@ -76,13 +76,14 @@ def test_says_why_the_model_itself_does_the_work(make_model, reason):
     assert "not float32" in unsupported(make_model(V).double())
 
 
-def test_int8_is_near_and_no_sentence_feels_another(make_model):
+@pytest.mark.parametrize("quantization", ["bfloat16", "int8"])
+def test_quantized_is_near_and_no_sentence_feels_another(make_model, quantization):
     model = make_model(V, d_model=64, d_ff=128)
-    expected, found = logits_of(model.start(SRC), 3), logits_of(Prepared(model, "int8").start(SRC), 3)
+    expected, found = logits_of(model.start(SRC), 3), logits_of(Prepared(model, quantization).start(SRC), 3)
     for a, b in zip(expected, found, strict=True):
         assert 0 < (a - b).abs().mean() < 0.05 * a.std()
-    alone = Prepared(model, "int8").start(SRC[:1])(torch.tensor([[7, 8, 9]]), None)
-    together = Prepared(model, "int8").start(SRC)(torch.tensor([[7, 8, 9]]).expand(4, -1), None)
+    alone = Prepared(model, quantization).start(SRC[:1])(torch.tensor([[7, 8, 9]]), None)
+    together = Prepared(model, quantization).start(SRC)(torch.tensor([[7, 8, 9]]).expand(4, -1), None)
     torch.testing.assert_close(alone[0], together[0], rtol=1e-5, atol=1e-5)
 
 

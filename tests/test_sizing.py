@@ -157,8 +157,7 @@ def test_the_facts_of_a_corpus() -> None:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MTATTN_CACHE", str(tmp_path / "cache"))
+def corpus(tmp_path: Path) -> Path:
     return write_corpus(tmp_path / "corpus")
 
 

@@ -1,19 +1,16 @@
 """Running out of memory: parts give the gradient of the whole, a failed attempt leaves nothing, shapes are kept."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from test_packing import packed_batch, random_pairs
-from test_train import signal_at
-from tiny_run import Notes, outcome, tiny_config, train_tiny, write_corpus
+from tiny_run import Notes, batch_of, losses, outcome, signal_at, tiny_config, train_tiny
 from torch import Tensor
 
 import mtattn.train
-from mtattn.batching import Batch, collate
+from mtattn.batching import Batch
 from mtattn.errors import ConfigError
 from mtattn.gradient import Gradient
 from mtattn.interrupts import Interrupted
@@ -27,13 +24,6 @@ REFUSAL = (
     "[enforce fail at alloc_cpu.cpp:128] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."
 )
 Fault = Callable[[Batch], bool]
-
-
-def batch_of(sizes: Sequence[int], first: int = 0) -> Batch:
-    """Random pairs, sources of these lengths and targets one longer, numbered from `first`."""
-    draw = np.random.default_rng(first)
-    src, tgt = ([draw.integers(4, 23, size + more) for size in sizes] for more in (0, 1))
-    return collate(src, tgt, np.arange(first, first + len(sizes)), pad_id=0, bos_id=1)
 
 
 class Computer:
@@ -71,13 +61,6 @@ class Computer:
 def still(make_model) -> Transformer:
     """A model without dropout."""
     return make_model(dropout=0.0, inner_dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.mark.parametrize(
@@ -226,10 +209,6 @@ def small_memory(patch: pytest.MonkeyPatch, most: int) -> None:
         return original(model, batch, config)
 
     patch.setattr(mtattn.train, "batch_loss", loss)
-
-
-def losses(path: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_short_of_memory_learns_the_same(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

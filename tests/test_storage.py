@@ -23,7 +23,6 @@ from mtattn.storage import (
     read_tensors,
     read_weights,
     recover_folder,
-    shape_bytes,
     tensors_to_bytes,
     verify_folder,
     write_file,
@@ -310,9 +309,3 @@ def test_a_file_far_larger_than_its_config_is_refused_unread(tmp_path: Path) -> 
         file.truncate(2**40)
     with pytest.raises(ModelError, match="1099511627776 bytes; this config's weights have 40"):
         read_weights(tmp_path / "m", EXPECTED)
-
-
-def test_shape_bytes() -> None:
-    assert shape_bytes((2, 3), torch.float32) == 24
-    assert shape_bytes((), torch.bfloat16) == 2
-    assert shape_bytes((10**9, 10**9), torch.float32) == 4 * 10**18

@@ -2,14 +2,12 @@
 
 import json
 import math
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import Notes, outcome, tiny_config, train_tiny, write_corpus
+from tiny_run import Notes, outcome, signal_at, tiny_config, train_tiny, write_corpus
 
 import mtattn.train
 from mtattn.batching import Batch, Batches
@@ -22,32 +20,12 @@ from mtattn.resume import lineage
 from mtattn.train import MAX_SKIPPED, Trainer
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
 def trainer(config: Config, path: Path) -> Trainer:
     """A trainer before its first step."""
     path.mkdir()
     report = Notes()
     data = prepare(config, None, report)
     return Trainer(config, RunDirectory(path), data, report, Interrupts(), torch.device("cpu"), False)
-
-
-def signal_at(call: int, patch: pytest.MonkeyPatch, function: str = "_after_step") -> None:
-    """SIGTERM at the call of this number, from 1, of a method of the trainer."""
-    original, calls = getattr(Trainer, function), [0]
-
-    def interrupted(*args: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == call:
-            signal.raise_signal(signal.SIGTERM)
-        return original(*args)
-
-    patch.setattr(Trainer, function, interrupted)
 
 
 VARIANTS = {
@@ -185,7 +163,7 @@ def last_checkpoint(run: Path) -> dict[str, Any]:
 def test_each_epoch_ends_in_one_validation(accumulate: int, corpus: Path, tmp_path: Path) -> None:
     overrides = ["train.batch_tokens=64", f"train.accumulate={accumulate}", "train.max_epochs=4", "train.patience=0"]
     train_tiny(tiny_config(corpus, *overrides), tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()]
+    lines = RunDirectory(tmp_path / "run").metrics.read()
     assert [int(line["epoch"]) for line in lines if line["kind"] == "valid"] == [1, 2, 3, 4]
 
 
@@ -227,14 +205,14 @@ def test_checkpoints_of_a_lost_config_are_refused_but_fresh_replaces_them(corpus
 def test_a_copy_task_is_learnt(corpus: Path, tmp_path: Path) -> None:
     sizes = ("model.d_model=32", "model.d_ff=64", "model.dropout=0.0", "model.inner_dropout=0.0")
     train_tiny(tiny_config(corpus, *sizes, "train.max_epochs=12", "train.valid_every=60"), tmp_path / "run")
-    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    metrics = RunDirectory(tmp_path / "run").metrics.read()
     losses = [line["loss"] for line in metrics if line["kind"] == "train"]
     assert losses[0] > 5.0 and losses[-1] < 0.6 * losses[0]
 
 
 def test_metrics_have_the_contracts_keys(corpus: Path, tmp_path: Path) -> None:
     train_tiny(tiny_config(corpus, "train.max_epochs=1"), tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = RunDirectory(tmp_path / "run").metrics.read()
     common = {"kind", "step", "epoch", "elapsed_s", "tgt_tokens", "loss", "lr"}
     assert [line["kind"] for line in lines] == ["train", "train", "valid"]
     assert set(lines[0]) == common
@@ -340,7 +318,7 @@ def test_many_in_a_row_go_back_with_half_the_rate(
     assert train_tiny(config, tmp_path / "run", report).step == 25
     (said,) = [warning for warning in report.warnings if "back to step" in warning]
     assert said.endswith(f"back to step {back_to}, with 0.5 times the learning rate")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = RunDirectory(tmp_path / "run").metrics.read()
     rates = {line["step"]: line["lr"] for line in lines if line["kind"] == "train"}
     assert rates[24] == pytest.approx(config.optim.lr / 2)
     assert sorted(rates) == list(range(2, 26, 2))  # the lines of the steps that were taken back are gone

@@ -1,7 +1,6 @@
 """The options of `mtattn translate`, and bad input: each with its message and exit code."""
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -42,18 +41,10 @@ def run(make_run) -> Path:
 
 
 @pytest.fixture
-def mtattn_(capfd, monkeypatch, tmp_path):
-    """Call the program in an empty folder that has an input: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
+def mtattn_(mtattn_):
+    """Call the program in a folder that has an input."""
     Path("in.txt").write_text(TEXT)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mtattn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            mtattn.cli.main()
-        return int(left.value.code or 0), *capfd.readouterr()
-
-    return call
+    return mtattn_
 
 
 @pytest.fixture
@@ -353,9 +344,3 @@ def test_a_full_disk_behind_standard_output(run, tmp_path):
             env={**os.environ, "PYTHONPATH": folder},
         )
     assert (done.returncode, done.stderr) == (4, "error: standard output: cannot be written: No space left on device\n")
-
-
-def test_scores_in_json_are_sums(mtattn_, run):
-    for found in objects(mtattn_, run, "--nbest", "3"):
-        for hypothesis in found["hypotheses"]:
-            assert hypothesis["log_prob"] == pytest.approx(math.fsum(hypothesis["token_log_probs"]), abs=1e-4)

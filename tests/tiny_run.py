@@ -2,16 +2,21 @@
 
 import json
 import random
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtattn.batching import Batch, collate
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config, load_config
 from mtattn.progress import Reporter
-from mtattn.train import TrainResult, train
+from mtattn.train import Trainer, TrainResult, train
 
 TINY = (
     "tokenizer.vocab_size=290",
@@ -74,12 +79,24 @@ def train_tiny(config: Config, path: Path, report: Reporter | None = None, **opt
     return train(config, RunDirectory(path), report or Notes(), device=torch.device("cpu"), **options)
 
 
+def signal_at(call: int, patch: pytest.MonkeyPatch, function: str = "_after_step") -> None:
+    """SIGTERM at the call of this number, from 1, of a method of the trainer."""
+    original, calls = getattr(Trainer, function), [0]
+
+    def interrupted(*args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    patch.setattr(Trainer, function, interrupted)
+
+
 def outcome(path: Path) -> dict[str, Any]:
     """All that a run leaves which must not depend on interruptions: everything but times."""
     run = RunDirectory(path)
-    metrics = [json.loads(line) for line in run.metrics.path.read_bytes().splitlines()]
     found: dict[str, Any] = {
-        "metrics": [{key: value for key, value in line.items() if key != "elapsed_s"} for line in metrics],
+        "metrics": [{key: value for key, value in line.items() if key != "elapsed_s"} for line in run.metrics.read()],
         "best": (path / "best").read_text(),
         "last": (path / "last").read_text(),
         "released": tensors(run.model / "model.safetensors"),
@@ -91,6 +108,18 @@ def outcome(path: Path) -> dict[str, Any]:
         del state["loop"]["elapsed_s"], state["loop"]["metrics_bytes"]
         found[name] = (tensors(folder / "model.safetensors"), tensors(folder / "optim.safetensors"), state)
     return found
+
+
+def losses(path: Path) -> list[float]:
+    """Those in a run's metrics."""
+    return [line["loss"] for line in RunDirectory(path).metrics.read()]
+
+
+def batch_of(sizes: Sequence[int], first: int = 0) -> Batch:
+    """Random pairs, sources of these lengths and targets one longer, numbered from `first`."""
+    draw = np.random.default_rng(first)
+    src, tgt = ([draw.integers(4, 23, size + more) for size in sizes] for more in (0, 1))
+    return collate(src, tgt, np.arange(first, first + len(sizes)), pad_id=0, bos_id=1)
 
 
 def tensors(path: Path) -> dict[str, bytes]:

@@ -19,14 +19,17 @@ class Position(nn.Module):
 
     Attributes:
         place: where it acts: "none", "embedding", "query_key" or "scores".
+        sized_by: which of a model's sizes its first argument is: "d_model", "num_heads", "d_head", or "" for none.
     """
 
     place = "none"
+    sized_by = ""
 
     @classmethod
     def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
         """Make one for a model of these sizes; `options` are the other arguments of the class."""
-        return cls(**options)
+        sizes = {"d_model": d_model, "num_heads": num_heads, "d_head": d_head}
+        return cls(**({cls.sized_by: sizes[cls.sized_by]} if cls.sized_by else {}), **options)
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """Add positions to embeddings.
@@ -82,16 +85,13 @@ class Sinusoidal(_Waves):
     """
 
     place = "embedding"
+    sized_by = "d_model"
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         if d_model % 2:
             raise ValueError(f"Sinusoidal: d_model must be even (pairs of sine and cosine), got {d_model}")
         self.frequencies = _frequencies(d_model, 10000.0)  # [D/2]
-
-    @classmethod
-    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
-        return cls(d_model, **options)
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         positions = _default(positions, x)
@@ -109,6 +109,7 @@ class Learned(Position):
     """
 
     place = "embedding"
+    sized_by = "d_model"
 
     def __init__(self, d_model: int, max_len: int = 512) -> None:
         super().__init__()
@@ -116,10 +117,6 @@ class Learned(Position):
             raise ValueError(f"Learned: max_len must be at least 1, got {max_len}")
         self.table = nn.Embedding(max_len, d_model)
         nn.init.normal_(self.table.weight, std=d_model**-0.5)
-
-    @classmethod
-    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
-        return cls(d_model, **options)
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         max_len = self.table.num_embeddings
@@ -146,6 +143,7 @@ class Rotary(_Waves):
     """
 
     place = "query_key"
+    sized_by = "d_head"
 
     def __init__(self, d_head: int, base: float = 10000.0, scaling: str | None = None, factor: float = 1.0) -> None:
         super().__init__()
@@ -161,29 +159,28 @@ class Rotary(_Waves):
         self.frequencies = frequencies / factor if scaling == "linear" else frequencies  # [E/2]
         self._table = torch.empty(0, d_head // 2, dtype=torch.complex64)
 
-    @classmethod
-    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
-        return cls(d_head, **options)
-
     def rotate(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         # A pair is a complex number and turning it one multiplication: a single pass over memory, against five for
         # x cos + rotate_half(x) sin (0.8 ms against 2.8 ms forward and backward, [256, 4, 16, 64] on a CPU).
         pairs = torch.view_as_complex(_at_least_float(x).view(*x.shape[:-1], -1, 2))  # [B, H, T, E/2]
-        turned = pairs * self._turns(x, positions)
+        if positions is None:
+            turns = self._from_zero(x)  # [T, E/2]
+        else:  # [T, E/2], or [B, 1, T, E/2]
+            turns = self.turns(positions if positions.dim() == 1 else positions[:, None], _complex(x))
+        turned = pairs * turns
         return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # [B, H, T, E]
 
-    def _turns(self, x: Tensor, positions: Tensor | None) -> Tensor:
-        # e^(i angle): complex [T, E/2], or [B, 1, T, E/2]. For positions 0 .. T-1 the last table is kept.
-        if positions is not None:
-            return self._unit(positions if positions.dim() == 1 else positions[:, None], x)
+    def turns(self, positions: Tensor, dtype: torch.dtype = torch.complex64) -> Tensor:
+        """Return what pairs of features are multiplied by: e^(i angle), complex [..., E/2], of positions [...]."""
+        angles = self._angles(positions)
+        return torch.complex(angles.cos(), angles.sin()).to(dtype)
+
+    def _from_zero(self, x: Tensor) -> Tensor:
+        # Of positions 0 .. T-1 the last table is kept.
         table, length = self._table, x.shape[2]
         if len(table) < length or table.device != x.device or table.dtype != _complex(x) or table.is_inference():
-            self._table = table = self._unit(torch.arange(length, device=x.device), x)
+            self._table = table = self.turns(torch.arange(length, device=x.device), _complex(x))
         return table[:length]
-
-    def _unit(self, positions: Tensor, x: Tensor) -> Tensor:
-        angles = self._angles(positions)
-        return torch.complex(angles.cos(), angles.sin()).to(_complex(x))
 
 
 class ALiBi(Position):
@@ -196,16 +193,13 @@ class ALiBi(Position):
     """
 
     place = "scores"
+    sized_by = "num_heads"
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         if num_heads < 1:
             raise ValueError(f"ALiBi: num_heads must be at least 1, got {num_heads}")
         self.register_buffer("slopes", torch.tensor(_alibi_slopes(num_heads)), persistent=False)  # [H]
-
-    @classmethod
-    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
-        return cls(num_heads, **options)
 
     def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         distance = (_offsets(q_pos, k_pos)).abs()  # [P, 1, T, S]
@@ -227,6 +221,7 @@ class T5Bias(Position):
     """
 
     place = "scores"
+    sized_by = "num_heads"
 
     def __init__(
         self, num_heads: int, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
@@ -241,10 +236,6 @@ class T5Bias(Position):
         self.num_buckets, self.max_distance, self.bidirectional = num_buckets, max_distance, bidirectional
         self.table = nn.Embedding(num_buckets, num_heads)
         nn.init.zeros_(self.table.weight)
-
-    @classmethod
-    def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
-        return cls(num_heads, **options)
 
     def bias(self, q_pos: Tensor, k_pos: Tensor) -> Tensor:
         buckets = self.bucket(_offsets(q_pos, k_pos)[:, 0])  # [P, T, S]

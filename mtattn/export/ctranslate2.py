@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtattn.attention import MultiHeadAttention, Position, Rotary, T5Bias
 from mtattn.decode import DecodeConfig
 from mtattn.export.exporter import Exporter, Trained, extra
-from mtattn.export.parity import Ids, Limits
+from mtattn.export.parity import EXACT, ROUNDED, Ids
 from mtattn.model import DecoderLayer, EncoderLayer, FeedForward, ModelConfig, Residual, Transformer
 from mtattn.tokenizer import Tokenizer
 
@@ -245,9 +245,5 @@ EXPORTER = Exporter(
     refusals=refusals,
     write=write,
     load=CTranslate2Engine,
-    limits={
-        "float32": Limits(1e-4, 1e-5, 0.99),
-        "int8": Limits(5.0, 0.1, 0.0),
-        "bfloat16": Limits(5.0, 0.1, 0.0),
-    },
+    limits={"float32": EXACT, "int8": ROUNDED, "bfloat16": ROUNDED},
 )

@@ -27,17 +27,17 @@ class Trained:
 class Exporter:
     """One place where a model can go.
 
-    refusals: what in a `[model]` section cannot go there, one reason a string; none: it can.
     write: fills a new, empty folder: (what, folder, quantization).
     load: runs what `write` wrote, for the parity check: (folder, the tokenizer of the model).
     limits: how far the copy may be from the model, for each quantization that there is; the first is the default.
+    refusals: what in a `[model]` section cannot go there, one reason a string; none: it can.
     remark: what else to know, before exporting, of a model with this config; "" for nothing.
     """
 
-    refusals: Callable[[ModelConfig], list[str]]
     write: Callable[[Trained, Path, str], None]
     load: Callable[[Path, Tokenizer], Engine]
     limits: Mapping[str, Limits]
+    refusals: Callable[[ModelConfig], list[str]] = lambda config: []
     remark: Callable[[Config], str] = lambda config: ""
 
 

@@ -16,10 +16,9 @@ from mtattn.config import Config
 from mtattn.decode import DecodeConfig
 from mtattn.errors import FileError
 from mtattn.export.exporter import Exporter, Trained, extra
-from mtattn.export.parity import Engine, Limits, Native
+from mtattn.export.parity import EXACT, Engine, Native
 from mtattn.export.stock import CLASSES, StockEngine, obstacles, stock_files
 from mtattn.mixing import FinetuneConfig
-from mtattn.model import ModelConfig
 from mtattn.sources import Corpus, as_sources
 from mtattn.storage import tensors_to_bytes, write_folder
 from mtattn.tokenizer import Tokenizer
@@ -61,11 +60,6 @@ and texts that begin with `>>`, which the tokenizer of `transformers` takes for 
 
 ORIGIN = """
 - Fine-tuned from `{model}` (weights {weights:.12}), whose training data was {data}. Its licence counts too."""
-
-
-def refusals(config: ModelConfig) -> list[str]:
-    """Nothing: the folder is run by the code that trained it."""
-    return []
 
 
 def write(trained: Trained, folder: Path, quantization: str) -> None:
@@ -222,6 +216,5 @@ def remark(config: Config) -> str:
     return f"to be run with mtattn; a class of transformers would need {'; '.join(reasons)}"
 
 
-EXPORTER = Exporter(
-    refusals=refusals, write=write, load=load, limits={"float32": Limits(1e-4, 1e-5, 0.99)}, remark=remark
-)
+# There are no refusals: what no class of transformers can run (`obstacles`) is run by the code that trained it.
+EXPORTER = Exporter(write=write, load=load, limits={"float32": EXACT}, remark=remark)

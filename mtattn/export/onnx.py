@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtattn.attention import KVCache, Learned, MultiHeadAttention, Position, RMSNorm, Rotary
-from mtattn.batching import pad
 from mtattn.decode import DecodeConfig
 from mtattn.export.exporter import Exporter, Trained, extra
-from mtattn.export.parity import BATCH, Ids, Limits, translate
-from mtattn.model import ModelConfig, Transformer, layers
+from mtattn.export.parity import EXACT, Ids, score, translate
+from mtattn.model import Transformer, layers
 from mtattn.tokenizer import Tokenizer
 
 OPSET = 20
@@ -45,11 +44,6 @@ Take the likeliest token, append, go on until it is {eos}. For a beam, give each
 reorder the rows of keys and values. The ids are those of {tokenizer}.{positions}
 How this copy compares with the model it was made from is in `export.json`.
 """
-
-
-def refusals(config: ModelConfig) -> list[str]:
-    """Nothing is known to fail: the graphs are traced from the model's own code."""
-    return []
 
 
 class RealRotary(Position):
@@ -310,21 +304,15 @@ class OnnxEngine:
         )
 
     def score(self, src: Ids, tgt: Ids) -> list[list[float]]:
-        scores: list[list[float]] = []
-        for start in range(0, len(src), BATCH):
-            labels = tgt[start : start + BATCH]
-            tgt_out = pad(labels, self.tokenizer.pad_id)  # [B, T]
-            state = OnnxState(self, pad(src[start : start + BATCH], self.tokenizer.pad_id))
-            tokens, steps = torch.full_like(tgt_out[:, :1], self.tokenizer.bos_id), []
-            for column in tgt_out.unbind(1):
-                steps.append(state(tokens, None).log_softmax(-1).gather(2, column[:, None, None])[:, 0])  # [B, 1]
-                tokens = column[:, None]
-            log_probs = torch.cat(steps, 1)  # [B, T]
-            scores += [row[: len(ids)].tolist() for row, ids in zip(log_probs, labels, strict=True)]
-        return scores
+        return score(self._logits, src, tgt, self.tokenizer)
+
+    def _logits(self, src: Tensor, tgt_in: Tensor) -> Tensor:
+        state = OnnxState(self, src)
+        return torch.cat([state(tokens[:, None], None) for tokens in tgt_in.unbind(1)], 1)  # [B, T, V]
 
     def translate(self, src: Ids, config: DecodeConfig) -> list[list[int]]:
         return translate(partial(OnnxState, self), src, self.tokenizer, config)
 
 
-EXPORTER = Exporter(refusals=refusals, write=write, load=OnnxEngine, limits={"float32": Limits(1e-4, 1e-5, 0.99)})
+# Nothing is known to fail, since the graphs are traced from the model's own code: there are no refusals.
+EXPORTER = Exporter(write=write, load=OnnxEngine, limits={"float32": EXACT})

@@ -39,6 +39,10 @@ class Limits:
     equal_translations: float
 
 
+EXACT = Limits(1e-4, 1e-5, 0.99)  # the same arithmetic: sums are rounded in another order, and near ties may turn
+ROUNDED = Limits(5.0, 0.1, 0.0)  # fewer bits: a token or two may be far off, their mean may not
+
+
 @dataclass(frozen=True)
 class Parity:
     """How far a copy is from its model, over num_tokens tokens of num_sentences sentences.

@@ -23,7 +23,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that every case gets a copy of."""
     folder = tmp_path_factory.mktemp("template")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.chdir(folder)
         corpus = write_corpus(Path("corpus"))
         config = tiny_config(corpus)

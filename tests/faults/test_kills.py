@@ -7,11 +7,11 @@ whose signal no handler takes, at any moment at all.
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_run import outcome, tiny_config, train_tiny, write_corpus
+from tiny_run import outcome, tiny_config, train_tiny
 
 from mtattn import storage
 from mtattn.checkpoint import RunDirectory
@@ -21,13 +21,6 @@ from mtattn.interrupts import Interrupted
 SOAK_KILLS = int(os.environ.get("MTATTN_SOAK_KILLS", "200"))  # at random moments, in all
 SOAKS = 4  # tests that share them
 SMALL = ("train.max_epochs=1", "train.save_every=3", "train.valid_sentences=1")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def killed(work: Callable[[], object]) -> int:
