@@ -9,7 +9,7 @@ from torch import Tensor
 from mtattn.attention import capture_weights
 from mtattn.batching import pad
 from mtattn.model import Transformer, evaluating
-from mtattn.tokenizer import Tokenizer
+from mtattn.tokenizer import BYTE_PIECE, Tokenizer
 
 WORD_START = "\u2581"  # SentencePiece's mark before a word
 
@@ -82,9 +82,14 @@ def _word_of(pieces: Sequence[str]) -> list[int]:
 
 
 def _words(pieces: Sequence[str]) -> list[str]:
-    words: list[str] = []
+    words: list[bytes] = []
     for piece, number in zip(pieces, _word_of(pieces), strict=True):
         if number == len(words):
-            words.append("")
-        words[number] += piece.replace(WORD_START, "")
-    return words
+            words.append(b"")
+        is_byte = BYTE_PIECE.fullmatch(piece)
+        words[number] += bytes.fromhex(piece[3:5]) if is_byte else piece.replace(WORD_START, "").encode()
+    return [_printable(word.decode(errors="replace")) for word in words]
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)

@@ -20,6 +20,7 @@ from mtattn.tokenizer import Tokenizer
 
 Flat = tuple[IntArray, IntArray]
 """Some texts: their ids, one after the other, and how many ids each has."""
+Rows = Sequence[Sequence[int]]
 
 
 class TokenTable:
@@ -227,11 +228,11 @@ class Batches:
 
     Args:
         src, tgt: encoded sides of the training pairs.
-        texts: function from pair numbers to (source texts, target texts); only called with subword sampling.
-        sampling: subword regularisation's strength (TokenizerConfig.sampling).
         batch_tokens: see `plan_epoch`.
         packed: several pairs share a row (mtattn.packing), instead of one that is padded.
         chosen: function from an epoch to the numbers of the pairs in it; None: all of them in every epoch.
+        sample: function from pair numbers and a seed to both sides in random pieces (mtattn.subwords); None: in those
+            of src and tgt.
     """
 
     def __init__(
@@ -242,15 +243,14 @@ class Batches:
         *,
         batch_tokens: int,
         seed: int,
-        sampling: float = 0.0,
-        texts: Any = None,
         packed: bool = False,
         chosen: Callable[[int], IntArray] | None = None,
+        sample: Callable[[IntArray, int], tuple[Rows, Rows]] | None = None,
     ) -> None:
         self._src, self._tgt, self._tokenizer = src, tgt, tokenizer
         self._batch_tokens, self._seed = batch_tokens, seed
-        self._sampling, self._texts, self._chosen = sampling, texts, chosen
-        self._growth = self._grown() if packed and sampling else 1.0
+        self._chosen, self._sample = chosen, sample
+        self._growth = self._grown(sample) if packed and sample else 1.0
         self._shape = RowShape.for_lengths(*self._room(src.lens, tgt.lens), batch_tokens) if packed else None
         # Two are kept, since the thread of `stream` may be an epoch ahead of the loop; lru_cache is thread-safe.
         self._plans = lru_cache(maxsize=2)(self._plan)
@@ -273,10 +273,10 @@ class Batches:
         """The batch at a position; the same whenever it is asked for."""
         chosen, shape = self.plan(position.epoch)[position.batch], self._shape
         ids = {"pad_id": self._tokenizer.pad_id, "bos_id": self._tokenizer.bos_id}
-        if shape is not None and not self._sampling:
+        if shape is not None and self._sample is None:
             src, tgt = ((table.flat(chosen), table.lens[chosen]) for table in (self._src, self._tgt))
             return pack(src, tgt, chosen, self._plans(position.epoch)[1][position.batch], shape=shape, **ids)
-        if not self._sampling:
+        if self._sample is None:
             return collate(self._src.rows(chosen), self._tgt.rows(chosen), chosen, **ids)
         seed = int(np.random.SeedSequence([self._seed, position.epoch, position.batch]).generate_state(1)[0])
         sampled = self._sample(chosen, seed)
@@ -288,17 +288,14 @@ class Batches:
         src, tgt = ((np.concatenate(texts), np.array([*map(len, texts)])) for texts in fitting)
         return pack(src, tgt, chosen, rows, shape=shape, **ids)
 
-    def _sample(self, chosen: IntArray, seed: int) -> tuple[list[list[int]], list[list[int]]]:
-        return self._tokenizer.sample(*self._texts(chosen), alpha=self._sampling, seed=seed)
-
     def _room(self, src_lens: IntArray, tgt_lens: IntArray) -> tuple[IntArray, IntArray]:
         """What sides of so many pieces are given room for in a row."""
         return np.ceil(self._growth * src_lens).astype(int), np.ceil(self._growth * tgt_lens).astype(int)
 
-    def _grown(self) -> float:
+    def _grown(self, sample: Callable[[IntArray, int], tuple[Rows, Rows]]) -> float:
         """How much longer a side is at most when its subwords are sampled, by the mean of some pairs."""
         some = spread(len(self._tgt), 1000)
-        sides = zip(self._sample(some, self._seed), (self._src, self._tgt), strict=True)
+        sides = zip(sample(some, self._seed), (self._src, self._tgt), strict=True)
         return max(sum(map(len, rows)) / int(table.lens[some].sum()) for rows, table in sides)
 
     def largest(self, epoch: int = 0) -> Batch:

@@ -13,6 +13,7 @@ from mtattn.objective import batch_loss
 from mtattn.precision import WorkingModel
 from mtattn.prepare import Prepared
 from mtattn.splitting import Splitter
+from mtattn.subwords import SubwordSampling
 
 STEPS_AN_EPOCH = 250  # what the toy config was tuned to: a small corpus learns most from many small steps
 LEAST, MOST, MOST_ON_GPU = 512, 4096, 32768  # a CPU is no faster beyond 4096; a GPU is still filled at 32768
@@ -38,15 +39,15 @@ def unrecordable(config: Config) -> str:
 
 def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:
     """The stream of training batches, each within this number of tokens."""
+    draw = SubwordSampling(data.tokenizer, config.tokenizer, config.filter.max_len)
     return Batches(
         data.examples.src,
         data.examples.tgt,
         data.tokenizer,
         batch_tokens=batch_tokens,
         seed=config.train.seed,
-        sampling=config.tokenizer.sampling,
-        texts=data.texts,
         chosen=data.mixture,
+        sample=(lambda chosen, seed: draw(*data.texts(chosen), seed)) if config.tokenizer.sampling else None,
         packed=config.train.packing is True,
     )
 

@@ -139,9 +139,11 @@ def translate(
         open_lines(input, report) as lines,
         open_lines(prefix, report) if prefix else nullcontext() as prefixes,
         open_output(output, input, prefix, glossary, force=force) as write,
-        report.bar("translating", None) as bar,
+        # A terminal that shows the lines shows their progress, and a bar would be drawn into them.
+        report.bar("translating", None) if output or not sys.stdout.isatty() else nullcontext() as bar,
     ):
-        for translation in translator.translate(lines, bar.advance, prefixes):
+        done = bar.advance if bar else lambda count: None
+        for translation in translator.translate(lines, done, prefixes):
             write(to_json(translation, translator) if as_json else as_text(translation))
     for note in translator.notes():
         report.note(note)
@@ -182,12 +184,13 @@ def evaluate(
         raise ConfigError("--src-file and --ref-file go together")
     files = (src_file, ref_file) if src_file and ref_file else None
     scores = evaluate_run(run, split.value, files, device=_device(device), beam=beam, report=Reporter())
-    if as_json:
-        typer.echo(json.dumps(scores))
-        return
-    for name in ("bleu", "chrf", "ter"):
-        typer.echo(f"{name:5} {scores[name]:6.2f}  {scores['signature'][name]}")
-    typer.echo(f"{scores['num_sentences']} sentences in {scores['seconds']:.1f} s")
+    with _reader_may_leave():
+        if as_json:
+            typer.echo(json.dumps(scores))
+            return
+        for name in ("bleu", "chrf", "ter"):
+            typer.echo(f"{name:5} {scores[name]:6.2f}  {scores['signature'][name]}")
+        typer.echo(f"{scores['num_sentences']} sentences in {scores['seconds']:.1f} s")
 
 
 @app.command()

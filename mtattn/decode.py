@@ -80,12 +80,12 @@ class DecodeConfig:
             ("nbest", f"from 1 to beam_size ({most})" if most < math.inf else "1 or more", 1 <= self.nbest <= most),
             ("quantization", "none, bfloat16 or int8", self.quantization in ("none", "bfloat16", "int8")),
             ("length_penalty", "from 0 to 5", 0 <= self.length_penalty <= 5),  # lengths to that power fit a float32
-            ("max_len_ratio", "0 or more", 0 <= self.max_len_ratio < math.inf),
-            ("max_len_extra", "1 or more", self.max_len_extra >= 1),
+            ("max_len_ratio", "from 0 to 100", 0 <= self.max_len_ratio <= 100),  # memory holds what may be written
+            ("max_len_extra", "from 1 to 10,000", 1 <= self.max_len_extra <= 10_000),
             ("min_len", "0 or more", self.min_len >= 0),
             ("no_repeat_ngram_size", "0 (off) or more", self.no_repeat_ngram_size >= 0),
             ("diversity", "0 (off) or more", 0 <= self.diversity < math.inf),
-            ("temperature", "0.001 or more", 0.001 <= self.temperature < math.inf),
+            ("temperature", "from 0.001 to 1,000,000", 0.001 <= self.temperature <= 1e6),
             ("top_k", "0 (all) or more", self.top_k >= 0),
             ("top_p", "more than 0, at most 1", 0 < self.top_p <= 1),
             ("seed", "a signed 64-bit integer", -(2**63) <= self.seed < 2**63),

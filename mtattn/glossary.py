@@ -18,11 +18,10 @@ from torch import Tensor
 
 from mtattn.decode import Hypothesis
 from mtattn.errors import ConfigError, FileError
-from mtattn.tokenizer import Tokenizer
+from mtattn.tokenizer import BYTE_PIECE, Tokenizer
 from mtattn.translate import Part, Search, Segment
 
 WORD = re.compile(r"\w+")  # what terms are looked up by; a part of a word where that has combining marks
-BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 STARTS = 12  # searched together: as many sources of 256 pieces, with a beam of 5, as a CPU's batch has room for
 
 
@@ -30,8 +29,8 @@ STARTS = 12  # searched together: as many sources of 256 pieces, with a beam of 
 class Term:
     """One line of a glossary.
 
-    in_source: finds the source term, in capitals or not. in_target: finds the target term as it is written, or with a
-    capital where a translation starts. ids: the target term's.
+    in_source: finds the source term in text that is `_folded`, as the term itself is. in_target: finds the target term
+    as it is written, or with a capital where a translation starts. ids: the target term's.
     """
 
     source: str
@@ -46,6 +45,8 @@ class Term:
 
 class Glossary:
     """Terms, and how many of them translations had; a `Refine` of the Translator.
+
+    Of a line that is too long for the model, terms are looked for in each part.
 
     Args:
         terms: each source term once.
@@ -67,7 +68,8 @@ class Glossary:
 
     def terms_in(self, text: str) -> list[Term]:
         """The terms that stand in a source text, in its order; of those that overlap the first and longest."""
-        words = {"", *(word.casefold() for word in WORD.findall(text))}
+        text = _folded(text)
+        words = {"", *WORD.findall(text)}
         spans = [
             (match.start(), -match.end(), term)
             for word in words
@@ -184,8 +186,8 @@ def load_glossary(path: Path, tokenizer: Tokenizer) -> Glossary:
             continue
         where = f"{path}:{number}"
         term = _parse(raw, where, tokenizer)
-        if first.setdefault(term.source.casefold(), number) != number:
-            raise ConfigError(f"{where}: {term.source!r} stands at line {first[term.source.casefold()]} already")
+        if first.setdefault(_folded(term.source), number) != number:
+            raise ConfigError(f"{where}: {term.source!r} stands at line {first[_folded(term.source)]} already")
         terms.append(term)
     return Glossary(terms, tokenizer)
 
@@ -202,8 +204,8 @@ def _parse(raw: bytes, where: str, tokenizer: Tokenizer) -> Term:
     if (spelled := tokenizer.decode(ids)) != target:
         raise ConfigError(f"{where}: the tokenizer cannot spell {target!r}: it would write {spelled!r}")
     at_start = f"|^{re.escape(target[:1].upper() + target[1:])}"
-    in_source = r"\s+".join(re.escape(word) for word in source.split())
-    return Term(source, re.compile(in_source, re.IGNORECASE), re.compile(re.escape(target) + at_start), ids)
+    in_source = r"\s+".join(re.escape(word) for word in _folded(source).split())
+    return Term(source, re.compile(in_source), re.compile(re.escape(target) + at_start), ids)
 
 
 def _whole_words(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
@@ -222,5 +224,10 @@ def _in_word(char: str) -> bool:
 
 
 def _first_word(text: str) -> str:
-    match = WORD.search(text)
-    return match[0].casefold() if match else ""
+    match = WORD.search(_folded(text))
+    return match[0] if match else ""
+
+
+def _folded(text: str) -> str:
+    """The text without what spellings of one word differ in: capitals, and characters in one piece or composed."""
+    return unicodedata.normalize("NFKC", text).casefold()

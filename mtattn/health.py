@@ -32,7 +32,7 @@ class Evidence:
 
     Args:
         sources, references, outputs: [N] lines.
-        flags: [N] what `mtattn.render.flags` says of each output.
+        flags: [N] what `mtattn.flags` says of each output.
         bleu: of the outputs.
         dev_loss: nats a token, without label smoothing.
         train_loss: the same measured on some training pairs, None if it was not.

@@ -11,6 +11,7 @@ from torch import Tensor
 from mtattn.model import Transformer
 
 Precision = Literal["float32", "bfloat16"]
+HOPELESS = 20  # times slower in the first product: it is emulated, and five of them would take seconds
 WORTH_IT = 1.3  # bfloat16 must multiply this much faster: its casts and softmax cost some of the gain
 
 
@@ -26,14 +27,17 @@ def choose_precision(device: torch.device) -> tuple[Precision, str]:
         return ("bfloat16", "this GPU computes in it") if supported else ("float32", "this GPU has no bfloat16")
     if device.type != "cpu":
         return "float32", f"not measured on {device.type}"
-    ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
+    full, half = _seconds(torch.float32, repeat=5), _seconds(torch.bfloat16, repeat=1)
+    if half < HOPELESS * full:
+        half = _seconds(torch.bfloat16, repeat=5)
+    ratio = full / half
     chosen: Precision = "bfloat16" if ratio >= WORTH_IT else "float32"
-    return chosen, f"bfloat16 products ran {ratio:.1f} times as fast as float32 here; {WORTH_IT} makes it worth while"
+    return chosen, f"bfloat16 products ran {ratio:.2g} times as fast as float32 here; {WORTH_IT} makes it worth while"
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    a, b = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    return min(timeit.repeat(lambda: a @ b, number=1, repeat=5))
+def _seconds(dtype: torch.dtype, repeat: int) -> float:
+    a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+    return min(timeit.repeat(lambda: a @ b, number=1, repeat=repeat))
 
 
 class WorkingModel:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mtattn.batching import IntArray
 from mtattn.config import Config
 from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus, read_tables
 from mtattn.errors import ConfigError, CorpusError
@@ -47,7 +48,7 @@ class Prepared:
     mixture: Mixture | None = None
     old_dev: Pairs | None = None
 
-    def texts(self, indices: Sequence[int]) -> tuple[list[str], list[str]]:
+    def texts(self, indices: Sequence[int] | IntArray) -> tuple[list[str], list[str]]:
         """The training pairs behind these examples, as text."""
         rows = self.corpus.dataset[self.examples.numbers[indices]]
         return rows["src"], rows["tgt"]

@@ -44,4 +44,6 @@ def evaluate_run(
     with report.bar("translating", len(pairs.src)) as bar:
         outputs = [translation.text for translation in translator.translate(pairs.src, bar.advance)]
     seconds = time.perf_counter() - started
+    for note in translator.notes():
+        report.note(note)
     return {**asdict(score(outputs, pairs.tgt)), "seconds": round(seconds, 2)}

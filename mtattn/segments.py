@@ -15,7 +15,7 @@ def split_long(text: str, length: Callable[[str], int], limit: int) -> list[str]
     Args:
         text: one line.
         length: measures a part, in pieces; longer text never measures less.
-        limit: at least 2.
+        limit: at least 1; what is longer is one character, which some normalizations spell out.
 
     Returns:
         Parts that hold all words of the text in order, white space between them as one space, and none around them.

@@ -197,7 +197,10 @@ def require_folder(path: Path) -> None:
 def missing(path: Path) -> CorpusError:
     """The error for a path that does not exist."""
     if not path.parent.is_dir():
-        return CorpusError(f"{path}: no such file, nor is there a folder {path.parent}")
+        return CorpusError(
+            f"{path}: no such file, nor is there a folder {path.parent}; where a config's corpus lies is said by "
+            "--set data.folder=DIR"
+        )
     near = get_close_matches(path.name, os.listdir(path.parent), n=1)
     hint = f"; did you mean {path.parent / near[0]}?" if near else f" in {path.parent.resolve()}"
     return CorpusError(f"{path}: no such file{hint}")

@@ -3,12 +3,14 @@
 `str.splitlines` and text mode also break at U+2028, U+0085, VT or FF, which shifts every line after; bytes do not.
 """
 
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from mtattn.errors import ConfigError, FileError
 from mtattn.progress import Reporter
@@ -24,7 +26,7 @@ def open_lines(path: Path | None, report: Reporter) -> Iterator[Iterator[str]]:
         FileError: the file cannot be read.
     """
     try:
-        file = sys.stdin.buffer if path is None else path.open("rb")
+        file = _binary(sys.stdin, "standard input") if path is None else path.open("rb")
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from None
     damaged = _Damaged()
@@ -40,6 +42,12 @@ def open_lines(path: Path | None, report: Reporter) -> Iterator[Iterator[str]]:
             )
 
 
+def _binary(stream: TextIO | None, name: str) -> BinaryIO:
+    if stream is None:  # as `<&-` leaves it
+        raise FileError(f"{name}: is closed")
+    return stream.buffer
+
+
 @dataclass
 class _Damaged:
     """How many lines were not UTF-8, and the number of the first; no list, which would grow with the input."""
@@ -50,7 +58,8 @@ class _Damaged:
 
 def _decoded(file: BinaryIO, damaged: _Damaged) -> Iterator[str]:
     for number, raw in enumerate(file, start=1):
-        raw = raw.removesuffix(b"\n").removesuffix(b"\r")
+        if raw.endswith(b"\n"):
+            raw = raw[:-1].removesuffix(b"\r")
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         try:
@@ -66,18 +75,21 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
     """A function that writes one line to a file, or to standard output when None.
 
     Args:
-        sources: the files that are read, which must not be written over; None: no file.
+        sources: the files that are read beside standard input; neither must be written over. None: no file.
         force: replace an existing file.
 
     Raises:
-        ConfigError: the file exists, or is one of the sources. FileError: it cannot be written.
+        ConfigError: the file exists, is a folder, or is one of the sources. FileError: it cannot be written.
     """
-    if path is not None and path.exists() and any(source and path.samefile(source) for source in sources):
-        raise ConfigError(f"{path}: is also the input; give the output another name")
+    target = _identity(path or sys.stdout)
+    if target is not None and target in map(_identity, (sys.stdin, *sources)):
+        raise ConfigError(f"{path or 'standard output'}: is also the input; give the output another name")
+    if path is not None and path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file")
     if path is not None and path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
     try:
-        file = sys.stdout.buffer if path is None else path.open("wb")
+        file = _binary(sys.stdout, "standard output") if path is None else path.open("wb")
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -96,3 +108,12 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
         if path is not None:
             with suppress(OSError):  # it would fail again to write what could not be written, and hide why
                 file.close()
+
+
+def _identity(file: Path | TextIO | None) -> tuple[int, int] | None:
+    """What tells a regular file from all others, by whatever name it was opened; None: it is none."""
+    try:
+        found = file.stat() if isinstance(file, Path) else os.fstat(file.fileno()) if file else None
+    except (OSError, ValueError, AttributeError):  # not there; or a stream of another kind
+        return None
+    return (found.st_dev, found.st_ino) if found and stat.S_ISREG(found.st_mode) else None

@@ -1,7 +1,6 @@
 """SentencePiece subwords: trained inside `train`, kept in the run directory, no separate vocabulary step or file."""
 
 import re
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from mtattn.errors import CorpusError, ModelError
 from mtattn.interrupts import interruptible
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
+BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece writes a piece that is a byte
 NUM_RESERVED = 4 + 256  # the four special pieces, and one piece a byte (byte_fallback), so that <unk> cannot appear
 
 
@@ -68,6 +68,11 @@ class Tokenizer:
         self._src, self._tgt = loaded[0], loaded[-1]
 
     @property
+    def processors(self) -> tuple[Any, Any]:
+        """SentencePiece's own objects, of the source and of the target."""
+        return self._src, self._tgt
+
+    @property
     def joint(self) -> bool:
         """Whether both sides share one vocabulary."""
         return len(self._models) == 1
@@ -106,30 +111,6 @@ class Tokenizer:
     def tgt_pieces(self, ids: Sequence[int]) -> list[str]:
         """The pieces behind target ids."""
         return [self._tgt.id_to_piece(i) for i in ids]
-
-    def sample(
-        self, src: Sequence[str], tgt: Sequence[str], *, alpha: float, seed: int
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        """One random segmentation of each text (subword regularisation), the same for the same seed.
-
-        SentencePiece draws from a generator that belongs to the thread and is seeded when the thread first draws;
-        a thread of its own therefore makes the outcome a function of `seed` alone.
-        """
-        out: list[list[list[int]]] = []
-
-        def draw() -> None:
-            for processor, texts in ((self._src, src), (self._tgt, tgt)):
-                sampled = [
-                    processor.encode(text, out_type=int, add_eos=True, enable_sampling=True, alpha=alpha, nbest_size=-1)
-                    for text in texts
-                ]
-                out.append(sampled)
-
-        sentencepiece.set_random_generator_seed(seed % 2**32)
-        thread = threading.Thread(target=draw)
-        thread.start()
-        thread.join()
-        return out[0], out[1]
 
     def to_files(self) -> dict[str, bytes]:
         """File name -> content: `tokenizer.model`, or `tokenizer.src.model` and `tokenizer.tgt.model`."""

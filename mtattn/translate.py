@@ -1,5 +1,6 @@
 """Lines in, hypotheses out: batch lines of like length, search, detokenise, restore the order."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -15,6 +16,7 @@ from mtattn.config import with_overrides
 from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig, Hypothesis, Step, search
 from mtattn.errors import ConfigError
+from mtattn.flags import flags
 from mtattn.graph_search import can_record, graph_search, num_sentences
 from mtattn.inference import Prepared
 from mtattn.model import Transformer, evaluating
@@ -25,6 +27,12 @@ from mtattn.tokenizer import Tokenizer
 
 LINES_AHEAD = 10_000  # lines read together, at most: sorting among so many leaves little padding
 FIRST_LINES = 1_000  # read before the first is written: some seconds' work
+NOTED = {
+    "prefix-missed": "prefixes did not fit into what [decode] allows",
+    "cut": "translations were cut at the length that [decode] allows: max_len_ratio, max_len_extra",
+    "loop": "translations say something four times in a row; --json flags them",
+}
+"""What the user is told of a flag, after its count."""
 BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated together on a CPU, times beams
 
 
@@ -129,7 +137,7 @@ class Translator:
         on_graphs: whether what mtattn.graph_search knows is left to it: on a GPU.
         refine: applied to what each search found, in this order (see mtattn.glossary and mtattn.mbr).
         num_split: lines that were too long so far.
-        num_prefix_missed: forced prefixes so far that the search's limits did not let be written.
+        flagged: how many segments so far had each flag.
     """
 
     def __init__(
@@ -148,7 +156,7 @@ class Translator:
         self.start: Callable[[Tensor], Step] | None = None
         self.on_graphs = self.device.type == "cuda"
         self.refine: list[Refine] = []
-        self.num_split = self.num_prefix_missed = 0
+        self.num_split, self.flagged = 0, Counter[str]()
 
     def translate(
         self,
@@ -200,9 +208,11 @@ class Translator:
                 parts.append(Part(number, line, ids, prefix))
                 continue
             self.num_split += 1
-            texts = split_long(line, lambda text: len(self.tokenizer.encode_src([text])[0]), self.max_len)
+            texts = split_long(line, lambda text: len(self.tokenizer.encode_src([text])[0]) - 1, self.max_len - 1)
             cut = [Part(number, *part) for part in zip(texts, self.tokenizer.encode_src(texts), strict=True)]
-            parts.extend([replace(cut[0], prefix=prefix), *cut[1:]])
+            first = next((i for i, part in enumerate(cut) if len(part.src_ids) > 1), 0)  # that is searched at all
+            cut[first] = replace(cut[first], prefix=prefix)
+            parts.extend(cut)
         return parts
 
     def _batches(self, parts: Sequence[Part]) -> Iterator[list[int]]:
@@ -228,15 +238,17 @@ class Translator:
             found.append(
                 f"{self.num_split} lines of over {self.max_len} pieces were split, at sentence ends where possible"
             )
-        if self.num_prefix_missed:
-            found.append(f"warning: {self.num_prefix_missed} prefixes did not fit into what [decode] allows")
+        for flag, what in NOTED.items():
+            if count := self.flagged[flag]:
+                found.append(f"warning: {count} {what}")
         return [note for note in found if note]
 
     def _refined(self, parts: Sequence[Part]) -> Sequence[Segment]:
         found: Sequence[Segment] = self.search(parts)
-        self.num_prefix_missed += sum("prefix-missed" in segment.flags for segment in found)
         for refine in self.refine:
             found = refine(parts, found, self.search)
+        for segment in found:
+            self.flagged.update({*segment.flags, *flags(segment.hypotheses[0], segment.texts[0])})
         return found
 
     def search(self, parts: Sequence[Part], processors: Sequence[Processor] = ()) -> list[Segment]:

@@ -11,11 +11,11 @@ from mtattn.alignment import look
 from mtattn.batching import collate, cut, spread
 from mtattn.decode import DecodeConfig
 from mtattn.evaluate import Scores, score
+from mtattn.flags import flags
 from mtattn.health import POOR_BLEU, Evidence, alarms, ready
 from mtattn.loss import cross_entropy
 from mtattn.model import Transformer, evaluating
 from mtattn.prepare import Pairs
-from mtattn.render import flags
 from mtattn.tokenizer import Tokenizer
 from mtattn.translate import Translation, Translator
 
@@ -97,11 +97,14 @@ def _evidence(
     loss: float,
     train_loss: float | None,
 ) -> Evidence:
-    found = [[(part.src_ids, part.hypotheses[0]) for part in translation.segments] for translation in translations]
-    flagged = [[flag for _, best in parts for flag in flags(best.ids, finished=best.finished)] for parts in found]
+    flagged = [
+        [flag for part in translation.segments for flag in flags(part.hypotheses[0], part.texts[0])]
+        for translation in translations
+    ]
     looks = []
     if scores.bleu < POOR_BLEU:
-        judged = [(src_ids, best.ids) for parts in found for src_ids, best in parts if best.ids]
+        parts = [part for translation in translations for part in translation.segments]
+        judged = [(part.src_ids, part.hypotheses[0].ids) for part in parts if part.hypotheses[0].ids]
         judged = [judged[i] for i in spread(len(judged), NUM_LOOKS)]
         if judged:
             looks = look(translator.model, translator.tokenizer, *zip(*judged, strict=True))

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "errors": "",
     "evaluate": "",
     "filtering": "",
+    "flags": "decode",
     "graph": "",
     "hub": "",
     "interrupts": "",
@@ -60,17 +61,18 @@ MAY_IMPORT = {
     "slots": "attention model",
     "snapshot": "batching",
     "splitting": "batching gradient snapshot",
+    "subwords": "tokenizer",
     "textio": "progress",
     "update": "graph model precision",
     # 2: the option classes of levels 0 and 1
     "config": "corpus decode filtering loss mixing model optim tokenizer",
     # 3: runs, and what is made from them
-    "budget": "batching checkpoint config gradient objective precision prepare splitting",
+    "budget": "batching checkpoint config gradient objective precision prepare splitting subwords",
     "card": "config",
     "checkpoint": "config metrics model storage tokenizer unfilled",
-    "prepare": "config corpus examples mixing progress tokenizer",
-    "translate": "batching checkpoint config corpus decode graph_search inference model prefix processors segments "
-    "tokenizer",
+    "prepare": "batching config corpus examples mixing progress tokenizer",
+    "translate": "batching checkpoint config corpus decode flags graph_search inference model prefix processors "
+    "segments tokenizer",
 }
 HEAVY = {"torch", "datasets", "matplotlib", "sentencepiece", "numpy", "pyarrow", "sacrebleu"}
 

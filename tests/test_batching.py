@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from mtattn.batching import Batch, Batches, Position, TokenTable, collate, pad, pair_names, plan_epoch
 from mtattn.filtering import FilterConfig
+from mtattn.subwords import SubwordSampling
+from mtattn.tokenizer import TokenizerConfig
 
 PAD, BOS, EOS = 0, 1, 2
 lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=120)
@@ -153,8 +155,14 @@ def test_stream_resumes_at_any_position(batches, tokenizer, toy_lines, sampling)
     if sampling:
         src, tgt = (lines[:40] for lines in toy_lines)
         tables = TokenTable.from_lists(tokenizer.encode_src(src)), TokenTable.from_lists(tokenizer.encode_tgt(tgt))
-        options = {"sampling": sampling, "texts": lambda chosen: ([src[i] for i in chosen], [tgt[i] for i in chosen])}
-        batches = Batches(*tables, tokenizer, batch_tokens=128, seed=5, **options)
+        draw = SubwordSampling(tokenizer, TokenizerConfig(sampling=sampling), 256)
+        batches = Batches(
+            *tables,
+            tokenizer,
+            batch_tokens=128,
+            seed=5,
+            sample=lambda chosen, seed: draw([src[i] for i in chosen], [tgt[i] for i in chosen], seed),
+        )
     whole = take(batches.stream(Position()), 2 * len(batches.plan(0)))
     for start in (0, 1, len(batches.plan(0)) - 1, len(batches.plan(0)), len(batches.plan(0)) + 2):
         position = whole[start - 1][1] if start else Position()
@@ -167,7 +175,8 @@ def test_stream_resumes_at_any_position(batches, tokenizer, toy_lines, sampling)
 def test_sampling_differs_between_epochs(tokenizer, toy_lines):
     src, tgt = (lines[:1] for lines in toy_lines)
     tables = TokenTable.from_lists(tokenizer.encode_src(src)), TokenTable.from_lists(tokenizer.encode_tgt(tgt))
-    batches = Batches(*tables, tokenizer, batch_tokens=99, seed=5, sampling=0.1, texts=lambda chosen: (src, tgt))
+    draw = SubwordSampling(tokenizer, TokenizerConfig(sampling=0.1), 256)
+    batches = Batches(*tables, tokenizer, batch_tokens=99, seed=5, sample=lambda chosen, seed: draw(src, tgt, seed))
     first, *others = (batches.at(Position(epoch, 0)).src.tolist() for epoch in range(4))
     assert any(other != first for other in others)
 
@@ -186,11 +195,11 @@ def test_the_loop_and_the_thread_ahead_of_it_keep_a_plan_each(batches, monkeypat
 
 
 def test_an_error_while_preparing_reaches_the_reader(tokenizer):
-    def texts(chosen):
+    def sample(chosen, seed):
         raise OSError("the disk is gone")
 
     table = TokenTable.from_lists(random_ids(5, 1))
-    batches = Batches(table, table, tokenizer, batch_tokens=99, seed=1, sampling=0.1, texts=texts)
+    batches = Batches(table, table, tokenizer, batch_tokens=99, seed=1, sample=sample)
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches.stream(Position()))
 

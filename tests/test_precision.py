@@ -11,10 +11,17 @@ from mtattn.precision import WorkingModel, choose_precision
     ("ratio", "chosen"), [(4.0, "bfloat16"), (1.31, "bfloat16"), (1.2, "float32"), (0.3, "float32")]
 )
 def test_a_cpu_takes_what_it_multiplies_faster(monkeypatch, ratio, chosen):
-    monkeypatch.setattr(precision, "_seconds", lambda dtype: ratio if dtype == torch.float32 else 1.0)
+    monkeypatch.setattr(precision, "_seconds", lambda dtype, repeat: ratio if dtype == torch.float32 else 1.0)
     name, reason = choose_precision(torch.device("cpu"))
     assert name == chosen
-    assert f"{ratio:.1f} times as fast" in reason
+    assert f"{ratio:.2g} times as fast" in reason
+
+
+def test_a_cpu_that_emulates_bfloat16_is_not_asked_again(monkeypatch):
+    asked = []
+    monkeypatch.setattr(precision, "_seconds", lambda dtype, repeat: asked.append((dtype, repeat)) or len(asked) ** 5.0)
+    assert choose_precision(torch.device("cpu"))[0] == "float32"
+    assert asked == [(torch.float32, 5), (torch.bfloat16, 1)]
 
 
 def test_this_machine_has_an_answer():
@@ -58,7 +65,7 @@ def test_the_copy_follows_the_master(make_model, options):
 def test_gradients_go_to_the_master_in_float32(make_model):
     master = make_model()
     working = WorkingModel(master, torch.bfloat16)
-    ids = torch.randint(4, 23, (4, 6))
+    ids = torch.randint(4, 23, (4, 6), generator=torch.Generator().manual_seed(0))
     for model in (working.model, master):
         model(ids, ids).float().logsumexp(-1).sum().backward()
     expected = [p.grad.clone() for p in master.parameters()]

@@ -5,6 +5,7 @@ import pytest
 from mtattn.decode import DecodeConfig
 from mtattn.errors import CorpusError
 from mtattn.prefix import paired
+from mtattn.tokenizer import TokenizerConfig, train_tokenizer
 from mtattn.translate import Translator
 
 
@@ -29,7 +30,7 @@ def test_every_hypothesis_starts_with_its_lines_own_prefix(translator, toy_lines
     for translation, prefix in zip(translator.translate(lines, prefixes=prefixes), prefixes, strict=True):
         assert len(translation.texts) == 3
         assert all(text.startswith(prefix) for text in translation.texts)
-    assert translator.num_prefix_missed == 0
+    assert not translator.flagged["prefix-missed"]
 
 
 def test_an_empty_prefix_changes_nothing(translator, toy_lines):
@@ -62,4 +63,11 @@ def test_a_prefix_without_room_is_flagged_and_counted(translator, toy_lines):
     translation, other = translator.translate(["Anna", "Anna"], prefixes=[toy_lines[1][0] * 5, "Anna"])
     assert translation.segments[0].flags == {"prefix-missed"}
     assert other.segments[0].flags == frozenset()
-    assert translator.notes() == ["warning: 1 prefixes did not fit into what [decode] allows"]
+    assert translator.notes()[0] == "warning: 1 prefixes did not fit into what [decode] allows"
+
+
+def test_a_long_line_that_begins_blank_has_its_prefix_too(make_model, toy_lines):
+    tokenizer, _ = train_tokenizer(*toy_lines, TokenizerConfig(vocab_size=600))
+    translator = Translator(make_model(tokenizer.src_vocab_size), tokenizer, DecodeConfig(max_len_extra=6), max_len=30)
+    (translation,) = translator.translate(["\u200b " + "y" * 200], prefixes=["Anna"])
+    assert translation.text.startswith("Anna")

@@ -8,12 +8,13 @@ import torch
 from mtattn.alignment import Look, look
 from mtattn.attention import capture_weights
 from mtattn.batching import pad
-from mtattn.decode import DecodeConfig
+from mtattn.decode import DecodeConfig, Hypothesis
+from mtattn.flags import flags
 from mtattn.inspect import draw, inspect_lines
 from mtattn.model import ModelConfig, PositionConfig, Transformer
-from mtattn.render import as_json, as_text, flags
+from mtattn.render import as_json, as_text
 from mtattn.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
-from mtattn.translate import Translation, Translator
+from mtattn.translate import Segment, Translation, Translator
 
 TEXTS = [f"the {a} dog sees the {b} cat number {n}" for n in range(40) for a in ("old", "big") for b in ("red", "shy")]
 
@@ -70,6 +71,9 @@ def test_a_long_line_is_split_and_says_so(translator: Translator) -> None:
     [
         ([5, 6, 7], True, []),
         ([], True, ["empty"]),
+        ([0], True, ["empty"]),
+        ([3, 4, 5, 6, 7, 8] * 4, True, ["loop"]),
+        ([3, 4, 5, 6, 7, 8] * 3, True, []),
         ([5, 6], False, ["cut"]),
         ([5, 6, 6, 6, 6], True, ["loop"]),
         ([5, 6, 6, 6, 7], True, []),
@@ -78,7 +82,24 @@ def test_a_long_line_is_split_and_says_so(translator: Translator) -> None:
     ],
 )
 def test_flags(ids: list[int], finished: bool, expected: list[str]) -> None:
-    assert flags(ids, finished=finished) == expected
+    text = " " * len(ids) if ids == [0] else "x" * len(ids)
+    assert flags(Hypothesis(ids, 0.0, 0.0, [], finished), text) == expected
+
+
+def test_a_tab_in_a_translation_starts_no_column() -> None:
+    hypotheses = [Hypothesis([5], 0.0, 0.0, [], True)] * 2
+    assert as_text(Translation([Segment([5, 2], hypotheses, ["a\tb", "c"])])) == "a b\tc"
+    assert as_text(Translation([Segment([5, 2], hypotheses[:1], ["a\tb"])])) == "a\tb"
+
+
+def test_words_of_unknown_characters_are_readable(translator: Translator) -> None:
+    tokenizer = translator.tokenizer
+    src, tgt = tokenizer.encode_src(["the \u00c4pfel \U0001f600 <0x41>"]), tokenizer.encode_tgt(["\u65e5\u672c"])
+    (seen,) = look(translator.model, tokenizer, src, [tgt[0][:-1]])
+    assert seen.src_words == ["the", "\u00c4pfel", "\U0001f600", "<0x41>"]
+    assert seen.tgt_words == ["\u65e5\u672c"]
+    (cut,) = look(translator.model, tokenizer, src, [[*tgt[0][:2], tokenizer._tgt.piece_to_id("<0x0A>")]])
+    assert set(cut.tgt_words[0]) == {"\ufffd"}  # half a character, and one that breaks lines
 
 
 def test_look_sums_the_pieces_of_source_words_and_forgets_padding(translator: Translator) -> None:

@@ -136,3 +136,37 @@ def test_a_reader_that_left_is_not_an_error_of_the_file(monkeypatch):
     monkeypatch.setattr(sys, "stdout", Stdout())
     with pytest.raises(BrokenPipeError):
         write(None, ["a"])
+
+
+def test_what_standard_input_reads_is_not_written_over(tmp_path, monkeypatch):
+    path = tmp_path / "text"
+    path.write_text("keep\n")
+    with path.open() as redirected:
+        monkeypatch.setattr(sys, "stdin", redirected)
+        with pytest.raises(ConfigError, match="text: is also the input"), open_output(path, None, force=True):
+            pass
+    assert path.read_text() == "keep\n"
+
+
+def test_what_standard_output_writes_is_not_read(tmp_path, monkeypatch):
+    path = tmp_path / "text"
+    path.write_text("keep\n")
+    with path.open("a") as redirected:
+        monkeypatch.setattr(sys, "stdout", redirected)
+        with pytest.raises(ConfigError, match="standard output: is also the input"), open_output(None, path):
+            pass
+
+
+def test_a_folder_is_no_output(tmp_path):
+    for force in (False, True):
+        with pytest.raises(ConfigError, match="is a folder; name a file"), open_output(tmp_path, force=force):
+            pass
+
+
+def test_closed_streams_are_said(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(FileError, match="standard input: is closed"), open_lines(None, Reporter()):
+        pass
+    with pytest.raises(FileError, match="standard output: is closed"), open_output(None):
+        pass

@@ -113,18 +113,6 @@ def test_any_seed_trains_the_same_model(toy_lines, tokenizer, seed):
     assert again.to_files() == tokenizer.to_files()
 
 
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_sampling_is_a_function_of_the_seed(tokenizer, bpe, toy_lines, kind):
-    chosen = tokenizer if kind == "unigram" else bpe
-    src, tgt = toy_lines[0][:20], toy_lines[1][:20]
-    first = chosen.sample(src, tgt, alpha=0.2, seed=3)
-    assert chosen.sample(src, tgt, alpha=0.2, seed=4) != first
-    assert chosen.sample(src, tgt, alpha=0.2, seed=3) == first
-    assert first != (chosen.encode_src(src), chosen.encode_tgt(tgt))
-    assert [chosen.decode(ids) for ids in first[1]] == tgt
-    assert all(ids[-1] == EOS_ID and min(ids[:-1]) > UNK_ID for side in first for ids in side)
-
-
 @pytest.mark.parametrize("joint", [True, False])
 def test_files_load_to_the_same_tokenizer(tmp_path, toy_lines, joint):
     tokenizer, _ = train_tokenizer(*toy_lines, TokenizerConfig(vocab_size=320, joint=joint))

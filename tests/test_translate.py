@@ -162,3 +162,20 @@ def test_the_mode_of_the_model_stays(make_model, tokenizer, lines):
     first, second = ([t.text for t in translator.translate(lines[:5])] for _ in range(2))
     assert first == second  # without dropout
     assert model.training
+
+
+def test_parts_of_long_lines_are_as_few_as_their_words_allow(model, tokenizer):
+    line = " ".join(["Anna"] * 100)
+    pieces = len(tokenizer.encode_src([line])[0]) - 1
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, **SHORT), max_len=31)
+    (translation,) = translator.translate([line])
+    each = pieces // 100
+    assert len(translation.segments) == -(-100 // (30 // each))
+
+
+def test_what_is_cut_or_loops_is_said(model, tokenizer, lines):
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, max_len_ratio=0, max_len_extra=1))
+    list(translator.translate([*lines[:3], ""]))
+    assert translator.notes() == [
+        "warning: 3 translations were cut at the length that [decode] allows: max_len_ratio, max_len_extra"
+    ]

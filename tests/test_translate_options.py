@@ -101,7 +101,7 @@ def test_samples_repeat_with_their_seed(mtattn_, run):
     ("override", "message"),
     [
         ("decode.beam_size=0", r"decode: beam_size = 0: it must be 1 or more"),
-        ("decode.temperature=0.0", r"temperature = 0.0: it must be 0.001 or more"),
+        ("decode.temperature=0.0", r"temperature = 0.0: it must be from 0.001"),
         ("decode.bam_size=3", r"decode.bam_size is not a setting; did you mean 'beam_size'"),
         ("decode.top_k=many", r"decode.top_k = 'many'"),
         ("decode.top_k", r"write it as section.key=value"),
