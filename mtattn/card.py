@@ -1,5 +1,6 @@
 """The model card: what a released model is, in a page a stranger can read."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ def model_card(config: Config, scores: Mapping[str, Any], num_pairs: int, num_ol
     if num_old:
         trained_on = f"{num_pairs:,} new pairs and, in each epoch, another draw of {num_old:,} old ones"
     return f"""---
-language: ["{data.src}", "{data.tgt}"]
+language: {json.dumps([data.src, data.tgt], ensure_ascii=False)}
 license: unknown
 library_name: mtattn
 pipeline_tag: translation

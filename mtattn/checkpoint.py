@@ -160,6 +160,8 @@ class RunDirectory:
 
         Newer ones are damaged, or training would have gone on from them.
         """
+        for leftover in (*self.checkpoints.glob("step-*.tmp"), *self.checkpoints.glob("step-*.old")):
+            shutil.rmtree(leftover, ignore_errors=True)  # of saves that were killed
         folders = self._folders()
         at = folders.index(saved)
         for folder in folders[:at] + folders[at + 2 :]:

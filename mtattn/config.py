@@ -79,6 +79,8 @@ class TrainConfig:
         for name in (*limits, "valid_every", "save_every", "seed", "threads"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}; allowed: less than 2^63")
         if not (self.max_steps or self.max_epochs or self.max_minutes):
             raise ValueError("max_steps, max_epochs and max_minutes are all 0; give at least one")
         if not 0 <= self.ema < 1:

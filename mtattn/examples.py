@@ -101,8 +101,9 @@ def _write(
             kept += len(rows)
             done(start + len(src))
     if not kept:
+        fix = "give more pairs, or a dev set of others" if "in dev or test" in dropped else "loosen [filter]"
         lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise CorpusError(f"no training pair is left after filtering (dropped: {lost}); loosen [filter]")
+        raise CorpusError(f"no training pair is left after filtering (dropped: {lost}); {fix}")
     _counts_file(path).write_text(json.dumps(dropped), encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ and several ranks then give the gradient of one big batch.
 Legend: N tokens, D d_model, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -35,7 +36,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; allowed: 0 <= label_smoothing < 1")
-        if self.rdrop < 0:
+        if not 0 <= self.rdrop < math.inf:
             raise ValueError(f"rdrop is {self.rdrop}; allowed: 0 (off) or more")
 
 

@@ -419,7 +419,9 @@ def make_norm(config: ModelConfig) -> nn.Module:
 
 
 def make_attention(config: ModelConfig, position: Position | None, *, qk_norm: bool) -> MultiHeadAttention:
-    """Multi-head attention as the config says."""
+    """Multi-head attention as the config says; of positions those that act inside it."""
+    if position is not None and position.place == "embedding":
+        position = None
     return MultiHeadAttention(
         config.d_model,
         config.num_heads,

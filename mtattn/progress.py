@@ -27,7 +27,7 @@ class Reporter:
     def __init__(self) -> None:
         # Of the processes that torchrun starts, the first one speaks.
         quiet = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0"
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
+        self.console = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
         self._log: TextIO | None = None
 
     def log_to(self, path: Path) -> None:
@@ -66,6 +66,12 @@ class Reporter:
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield _RichBar(progress, progress.add_task(name, total=total, text=""))
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more, as after `2>&1 | head`: what is at work goes on, silently. rich would exit."""
+        self.quiet = True
 
 
 class _RichBar:

@@ -58,6 +58,7 @@ def lineage(config: Config, data: Prepared) -> dict[str, Any]:
         "files": dict(data.corpus.files),
         # Which pairs the filters left: a position in the data means nothing among others.
         "examples": hashlib.sha256(data.examples.numbers.data).hexdigest(),
+        "dev": hashlib.sha256(json.dumps([data.dev.src, data.dev.tgt]).encode()).hexdigest(),
     }
 
 
@@ -89,6 +90,11 @@ def require_same(run: RunDirectory, saved: Mapping[str, Any], now: Mapping[str, 
         raise CorpusError(
             f"{run.path}: other training pairs pass the filters than when this run began, as when dev or test has "
             "changed and rules out others; --allow-changed-data goes on with them, --fresh starts over"
+        )
+    if saved.get("dev", now["dev"]) != now["dev"]:
+        raise CorpusError(
+            f"{run.path}: the dev set is another than when this run began, so its scores would be compared with those "
+            "of other sentences; --allow-changed-data goes on with it, --fresh starts over"
         )
 
 

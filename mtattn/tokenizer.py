@@ -46,6 +46,8 @@ class TokenizerConfig:
             raise ValueError(
                 f"vocab_size is {self.vocab_size}; allowed: more than {NUM_RESERVED} (4 special pieces and 256 bytes)"
             )
+        if self.max_sentences < 1:
+            raise ValueError(f"max_sentences is {self.max_sentences}; allowed: 1 or more")
         if not 0 <= self.sampling < 1:
             raise ValueError(f"sampling is {self.sampling}; allowed: 0 <= sampling < 1")
 

@@ -182,26 +182,31 @@ class Trainer:
                 while not (ended := self._run_until_diverged(bar)):
                     self._roll_back()
             except Interrupted:
-                self._save()
-                self.report.note(f"interrupted at step {self.state.step}: saved; the same command goes on from here")
+                here = f"interrupted at step {self.state.step}"
+                if self.state.skipped_in_a_row:
+                    self.report.note(f"{here}, where gradients are not finite: not saved")
+                else:
+                    self._save()
+                    self.report.note(f"{here}: saved; the same command goes on from here")
                 raise
         return TrainResult(**self.ranks.from_main(lambda: asdict(self._finish(ended))))
 
     def _run_until_diverged(self, bar: Bar) -> str:
         """Step until a limit, and say which; "" when too many gradients in a row were not finite."""
-        started = time.perf_counter()
         with closing(self.batches.stream(self.state.position)) as stream:
             while True:
                 self.ranks.check(self.interrupts)
-                if self.state.valid_due:
+                ended = self._finished()
+                # What may have diverged is neither scored nor saved: going back would lead to it.
+                if self.state.valid_due and (ended or not self.state.skipped_in_a_row):
                     self._validate_and_save()
-                    started = time.perf_counter()
                     continue
-                if ended := self._finished():
+                if ended:
                     if self.state.valid_step == self.state.step:
                         return ended
                     self.state.valid_due = True  # a lower limit than before leaves steps that nothing has scored
                     continue
+                started = time.perf_counter()
                 group = list(islice(stream, self.config.train.accumulate))
                 halvings = 0.5**self.state.rollbacks
                 multiplier = halvings * lr_multiplier(self.config.optim, self._progress())
@@ -215,7 +220,7 @@ class Trainer:
                 epoch = int(self._epochs())
                 self.state.step += 1
                 self.state.position = group[-1][1]
-                started = self._count_time(started)
+                self._count_time(started)
                 self._after_step(bar, int(self._epochs()) > epoch)
 
     def _step(self, group: list[Batch]) -> bool:
@@ -241,21 +246,21 @@ class Trainer:
     def _loss(self, batch: Batch) -> torch.Tensor:
         return batch_loss(self.working.model.train(), batch, self.config.loss)
 
-    def _count_time(self, started: float) -> float:
+    def _count_time(self, started: float) -> None:
         """Add the time since `started` to the run's, by rank 0's clock, on which the learning rate may depend."""
         now = time.perf_counter()
         self.state.elapsed_s = self.ranks.from_main(lambda: self.state.elapsed_s + now - started)
-        return now
 
     def _after_step(self, bar: Bar, epoch_done: bool) -> None:
         state, options = self.state, self.config.train
-        state.valid_due = state.step % options.valid_every == 0 if options.valid_every else epoch_done
-        state.valid_due = state.valid_due or bool(self._finished())
+        due = state.step % options.valid_every == 0 if options.valid_every else epoch_done
+        state.valid_due = state.valid_due or due or bool(self._finished())  # it may have been put off
         if state.step % options.log_every == 0 and state.num_tokens:
             self._write_metrics("train", loss=state.nats / state.num_tokens, lr=self.state.lr)
             state.nats, state.num_tokens = 0.0, 0
         bar.advance(100 * self._progress(), self._status())
-        if options.save_every and state.step % options.save_every == 0 and not state.valid_due:
+        save_due = options.save_every and state.step % options.save_every == 0
+        if save_due and not state.valid_due and not state.skipped_in_a_row:
             self._save()
 
     def _skip(self, group: list[Batch]) -> bool:
@@ -273,7 +278,8 @@ class Trainer:
             raise DivergedError(
                 f"{MAX_SKIPPED} steps in a row had a gradient that is not finite, also after going back "
                 f"{MAX_ROLLBACKS} times (last batch: {pair_names(group, self.data.examples.numbers)}); the last "
-                "checkpoint is intact; try a lower optim.lr and optim.muon_lr, or train.precision = float32"
+                "checkpoint is intact; try a lower optim.lr and optim.muon_lr, or train.precision = float32, with "
+                "--fresh or in another --run"
             )
         return False
 

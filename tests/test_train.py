@@ -2,6 +2,10 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +133,8 @@ def test_fewer_pairs_than_before_go_on_where_they_end(tmp_path: Path) -> None:
     assert train_tiny(config, tmp_path / "run", allow_changed_data=True).step > before
 
 
-def without(table: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name != key}
+def without(table: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name not in keys}
 
 
 def test_a_dev_set_that_rules_out_other_pairs_is_changed_data(tmp_path: Path) -> None:
@@ -139,7 +143,7 @@ def test_a_dev_set_that_rules_out_other_pairs_is_changed_data(tmp_path: Path) ->
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
             signal_at(3, patch)
             if name == "old":  # as checkpoints were that did not say which pairs the filters left
-                patch.setattr(mtattn.train, "lineage", lambda *given: without(lineage(*given), "examples"))
+                patch.setattr(mtattn.train, "lineage", lambda *given: without(lineage(*given), "examples", "dev"))
             train_tiny(config, tmp_path / name)
     for side in ("en", "de"):
         lines = (tmp_path / "data" / f"train.{side}").read_text().splitlines(keepends=True)
@@ -349,3 +353,82 @@ def test_validation_splits_what_learned_positions_cannot_hold(corpus: Path, tmp_
             file.write(line)
     learned = ('model.position={kind="learned", max_len=36}', "filter.max_len=20", "train.max_epochs=1")
     assert train_tiny(tiny_config(folder, *learned), tmp_path / "run").step > 0
+
+
+def test_nothing_is_saved_or_scored_while_steps_are_skipped(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["train.max_epochs=3", "train.save_every=1", "train.valid_every=8", 'optim.schedule="constant"']
+    monkeypatch.setattr(mtattn.train, "MAX_SKIPPED", 4)
+    report = Notes()
+    nan_between(7, 10, monkeypatch)
+    train_tiny(tiny_config(corpus, *options, "optim.warmup=0.0"), tmp_path / "run", report)
+    (said,) = [warning for warning in report.warnings if "back to step" in warning]
+    assert "back to step 6" in said
+    lines = RunDirectory(tmp_path / "run").metrics.read()
+    assert [line["step"] for line in lines if line["kind"] == "valid"] == [8, 15]
+
+
+def test_a_validation_that_was_put_off_comes_after_the_skipped_steps(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan_between(4, 5, monkeypatch)
+    train_tiny(tiny_config(corpus, "train.valid_every=4"), tmp_path / "run")
+    lines = RunDirectory(tmp_path / "run").metrics.read()
+    assert [line["step"] for line in lines if line["kind"] == "valid"] == [6, 8, 10]
+
+
+def test_an_interrupt_while_steps_are_skipped_saves_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = Notes()
+    nan_between(7, 8, monkeypatch)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(7, patch)
+        train_tiny(tiny_config(corpus), tmp_path / "run", report)
+    assert report.said[-1] == "interrupted at step 7, where gradients are not finite: not saved"
+    assert last_checkpoint(tmp_path / "run")["step"] == 5
+
+
+def test_saving_counts_as_no_training_time(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = RunDirectory.save
+
+    def slow(*args: Any) -> None:
+        time.sleep(0.5)
+        save(*args)
+
+    monkeypatch.setattr(RunDirectory, "save", slow)
+    result = train_tiny(tiny_config(corpus, "train.save_every=1"), tmp_path / "run")
+    assert result.elapsed_s < 0.5 * result.step
+
+
+def test_another_dev_set_is_not_taken_silently(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    train_tiny(tiny_config(folder, "train.max_epochs=1"), tmp_path / "run")
+    for side in ("en", "de"):
+        path = folder / f"dev.{side}"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    config = tiny_config(folder)
+    with pytest.raises(CorpusError, match="the dev set is another than when this run began"):
+        train_tiny(config, tmp_path / "run")
+    assert train_tiny(config, tmp_path / "run", allow_changed_data=True).step == 10
+
+
+def test_what_killed_saves_left_is_removed(corpus: Path, tmp_path: Path) -> None:
+    train_tiny(tiny_config(corpus, "train.max_epochs=1"), tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "step-3.tmp").mkdir()
+    train_tiny(tiny_config(corpus), tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-10", "step-5"]
+
+
+def test_training_outlives_the_reader_of_its_messages(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(tiny_config(corpus).to_toml())
+    command = [sys.executable, "-m", "mtattn", "train", "c.toml", "--run", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.wait(timeout=100) == 0
+    assert last_checkpoint(tmp_path / "run")["step"] == 10
+    assert "done: reached its limit at step 10" in (tmp_path / "run" / "train.log").read_text()

@@ -12,7 +12,7 @@ from torch import Tensor
 class KVCache:
     """Keys and values of the tokens so far, in buffers that double when full: an append is O(1) and moves nothing.
 
-    For inference: appending writes in place, so no gradient flows through it. A cache made by `of_memory` holds the
+    For inference: appending writes in place, where autograd cannot follow. A cache made by `of_memory` holds the
     projected encoder output and does not grow.
 
     Args:

@@ -64,6 +64,11 @@ class MultiHeadAttention(nn.Module):
                 f"MultiHeadAttention: position is a Rotary of d_head = {2 * len(position.frequencies)}, "
                 f"but here d_head = {d_head}"
             )
+        if position is not None and position.place == "embedding":
+            raise ValueError(
+                f"MultiHeadAttention: {type(position).__name__} positions are added to embeddings, before any layer; "
+                "here they would do nothing"
+            )
         self.score = SCORES[score](num_heads, num_kv_heads, d_head)
         self.position = position
         shared = self.score.shares_projection
@@ -89,7 +94,7 @@ class MultiHeadAttention(nn.Module):
         Args:
             x: [B, T, D].
             memory: [B, S, D], for cross-attention; None for self-attention.
-            mask: as in `attend`. A `Mask` counts queries from the first one not in the cache.
+            mask: as in `attend`. A `Mask` counts tokens from the first one in the cache.
             cache: keys and values so far; those of x are added. One made by `project_memory` is read only.
             positions: absolute position of each query, int64 [T] or [B, T]; counts on from the cache when None.
 

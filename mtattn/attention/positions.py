@@ -151,7 +151,7 @@ class Rotary(_Waves):
             raise ValueError(f"Rotary: d_head must be even (features turn in pairs), got {d_head}")
         if scaling not in (None, "linear", "ntk"):
             raise ValueError(f"Rotary: scaling must be None, 'linear' or 'ntk', got {scaling!r}")
-        if base <= 0 or factor < 1:
+        if not (0 < base < math.inf and 1 <= factor < math.inf):
             raise ValueError(f"Rotary: base must be positive and factor at least 1, got {base} and {factor}")
         if scaling == "ntk" and d_head > 2:
             base *= factor ** (d_head / (d_head - 2))
@@ -162,11 +162,11 @@ class Rotary(_Waves):
     def rotate(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         # A pair is a complex number and turning it one multiplication: a single pass over memory, against five for
         # x cos + rotate_half(x) sin (0.8 ms against 2.8 ms forward and backward, [256, 4, 16, 64] on a CPU).
-        pairs = torch.view_as_complex(_at_least_float(x).view(*x.shape[:-1], -1, 2))  # [B, H, T, E/2]
         if positions is None:
             turns = self._from_zero(x)  # [T, E/2]
         else:  # [T, E/2], or [B, 1, T, E/2]
             turns = self.turns(positions if positions.dim() == 1 else positions[:, None], _complex(x))
+        pairs = torch.view_as_complex(_at_least_float(x).view(*x.shape[:-1], x.shape[-1] // 2, 2))  # [B, H, T, E/2]
         turned = pairs * turns
         return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # [B, H, T, E]
 
@@ -178,7 +178,8 @@ class Rotary(_Waves):
     def _from_zero(self, x: Tensor) -> Tensor:
         # Of positions 0 .. T-1 the last table is kept.
         table, length = self._table, x.shape[2]
-        if len(table) < length or table.device != x.device or table.dtype != _complex(x) or table.is_inference():
+        useless = table.is_inference() and not torch.is_inference_mode_enabled()  # autograd refuses it
+        if len(table) < length or table.device != x.device or table.dtype != _complex(x) or useless:
             self._table = table = self.turns(torch.arange(length, device=x.device), _complex(x))
         return table[:length]
 

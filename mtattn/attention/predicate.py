@@ -90,8 +90,8 @@ class Mask:
         Returns:
             bool [B or 1, H or 1, t or 1, s or 1]; an axis that the rule does not look at stays 1.
         """
-        b = torch.arange(self.batch or 1, device=queries.device)[:, None, None, None]
-        h = torch.arange(self.heads or 1, device=queries.device)[None, :, None, None]
+        b = torch.arange(1 if self.batch is None else self.batch, device=queries.device)[:, None, None, None]
+        h = torch.arange(1 if self.heads is None else self.heads, device=queries.device)[None, :, None, None]
         allowed = self.allows(b, h, queries[None, None, :, None], keys[None, None, None, :])
         return allowed[(None,) * (4 - allowed.dim())]
 
@@ -211,4 +211,5 @@ def _agree(left: Mask, right: Mask) -> tuple[int | None, int | None]:
         sizes = getattr(left, name), getattr(right, name)
         if None not in sizes and sizes[0] != sizes[1]:
             raise ValueError(f"masks do not combine: one is made for {name} = {sizes[0]}, the other for {sizes[1]}")
-    return left.batch or right.batch, left.heads or right.heads
+    batch = right.batch if left.batch is None else left.batch
+    return batch, right.heads if left.heads is None else left.heads

@@ -37,13 +37,13 @@ def dot_product_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """Return q k^T * scale [B, H, T, S]; several query heads may share a key head."""
     batch, heads, queries, _ = q.shape
     q = fold_groups(q if scale == 1.0 else q * scale, k)  # [B, Hkv, G*T, E]
-    return (q @ k.transpose(-2, -1)).view(batch, heads, queries, -1)  # [B, H, T, S]
+    return (q @ k.transpose(-2, -1)).view(batch, heads, queries, k.shape[2])  # [B, H, T, S]
 
 
 def masked_softmax(scores: Tensor, mask: Dense | None, bias: Tensor | None, softcap: float | None) -> Tensor:
     """Return softmax(cap(scores) + bias) over the allowed keys; `scores` is overwritten.
 
-    A dead query gets even weights here, so that nothing is NaN; `weighted_sum` zeroes its output, which is smaller.
+    A dead query is let see all keys here, so that nothing is NaN; `weighted_sum` zeroes its output, which is smaller.
     """
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -59,7 +59,7 @@ def weighted_sum(weights: Tensor, v: Tensor, mask: Dense | None, dropout: float)
     """Return dropout(weights) v [B, H, T, E], with zeros for dead queries."""
     if dropout:
         weights = F.dropout(weights, dropout)
-    output = (fold_groups(weights, v) @ v).view(*weights.shape[:-1], -1)  # [B, H, T, E]
+    output = (fold_groups(weights, v) @ v).view(*weights.shape[:-1], v.shape[-1])  # [B, H, T, E]
     return output if mask is None or mask.dead is None else output.masked_fill(mask.dead, 0.0)
 
 
@@ -73,4 +73,7 @@ def fold_groups(x: Tensor, kv: Tensor) -> Tensor:
 
     So grouped-query attention is a matrix product with k and v as they are, never repeated in memory.
     """
-    return x if x.shape[1] == kv.shape[1] else x.reshape(*kv.shape[:2], -1, x.shape[-1])
+    if x.shape[1] == kv.shape[1]:
+        return x
+    groups = x.shape[1] // kv.shape[1]
+    return x.reshape(*kv.shape[:2], groups * x.shape[2], x.shape[3])

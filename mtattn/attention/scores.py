@@ -78,7 +78,7 @@ class Cosine(ScaledDot):
         self.log_temperature = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10.0)))
 
     def as_dot_product(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-        return F.normalize(q, dim=-1) * self.log_temperature.exp(), F.normalize(k, dim=-1), 1.0
+        return F.normalize(q, dim=-1) * self.log_temperature.exp().to(q.dtype), F.normalize(k, dim=-1), 1.0
 
 
 class Additive(nn.Module):

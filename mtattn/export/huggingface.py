@@ -88,7 +88,8 @@ def card(trained: Trained, scores: dict[str, Any]) -> str:
     data, model = trained.config.data, trained.config.model
     return CARD.format(
         transformers=_transformers(trained.config),
-        languages=json.dumps([data.src, data.tgt]),  # in quotes: YAML takes a bare `no`, Norwegian, for false
+        # In quotes: YAML takes a bare `no`, Norwegian, for false.
+        languages=json.dumps([data.src, data.tgt], ensure_ascii=False),
         src=data.src,
         tgt=data.tgt,
         model_index=_model_index(trained, scores),
@@ -157,7 +158,8 @@ def _model_index(trained: Trained, scores: dict[str, Any]) -> str:
         "dataset": {"type": corpus, "name": corpus},
         "metrics": metrics,
     }
-    return f"model-index: {json.dumps([{'name': f'{data.src}-{data.tgt}', 'results': [result]}])}\n"
+    entry = {"name": f"{data.src}-{data.tgt}", "results": [result]}
+    return f"model-index: {json.dumps([entry], ensure_ascii=False)}\n"
 
 
 def _scores(run: Path) -> dict[str, Any]:
