@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from rich.cells import cell_len
+
 from mtattn.alignment import Look, look
 from mtattn.translate import Translator
 
@@ -23,10 +25,10 @@ def inspect_lines(translator: Translator, lines: Iterable[str]) -> Iterator[str]
 
 def draw(seen: Look) -> str:
     """The attention grid as text: target words down, source words across, darker is more."""
-    width = max((len(word) for word in seen.tgt_words), default=0)
+    width = max(map(cell_len, seen.tgt_words), default=0)
     header = [f"{'':{width}}  " + "".join(f"{i + 1:>3}" for i in range(len(seen.src_words)))]
     rows = [
-        f"{word:>{width}}  " + "".join(f"  {SHADES[min(int(10 * weight), 9)]}" for weight in row)
+        f"{' ' * (width - cell_len(word))}{word}  " + "".join(f"  {SHADES[min(int(10 * weight), 9)]}" for weight in row)
         for word, row in zip(seen.tgt_words, seen.weights.tolist(), strict=True)
     ]
     legend = "  ".join(f"{i + 1} {word}" for i, word in enumerate(seen.src_words))

@@ -81,7 +81,8 @@ def train(
         stack.enter_context(closing(report))
         config, prepared = settle_on_ranks(config, run, report, device, ranks, fresh=fresh)
         if fresh:
-            report.note(f"--fresh: replacing what {run.path} held")
+            if run.started:
+                report.note(f"--fresh: replacing what {run.path} held")
             ranks.from_main(run.clear)
         if ranks.is_main:
             report.log_to(run.log_file)

@@ -92,6 +92,13 @@ def test_a_tab_in_a_translation_starts_no_column() -> None:
     assert as_text(Translation([Segment([5, 2], hypotheses[:1], ["a\tb"])])) == "a\tb"
 
 
+def test_wide_characters_keep_the_columns_of_a_picture() -> None:
+    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    header, first, second, *_ = draw(Look(["a", "b"], ["\u732b", "cat"], weights)).split("\n")
+    assert header == "       1  2"
+    assert (first, second) == (" \u732b    @   ", "cat       @")  # the first is two columns wide
+
+
 def test_words_of_unknown_characters_are_readable(translator: Translator) -> None:
     tokenizer = translator.tokenizer
     src, tgt = tokenizer.encode_src(["the \u00c4pfel \U0001f600 <0x41>"]), tokenizer.encode_tgt(["\u65e5\u672c"])
