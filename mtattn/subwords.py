@@ -9,7 +9,7 @@ import re
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 from typing import Any
 
@@ -124,7 +124,7 @@ class BPE(Pieces):
         """Merge from single characters on."""
         parts = list(word)
         while True:
-            joined = (first + second for first, second in zip(parts, parts[1:], strict=False))
+            joined = (first + second for first, second in pairwise(parts))
             merges = [
                 (-self._scores[both], place)
                 for place, both in enumerate(joined)

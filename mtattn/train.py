@@ -413,6 +413,8 @@ class Trainer:
         load_weights(self.model, raw)
         load_optimizers(self.optimizers, saved.optim)
         load_random(saved.optim, self.device)
+        if saved.state.get("dev", self.lineage["dev"]) != self.lineage["dev"]:  # scores of others do not compare
+            self.state.best_bleu, self.state.stale, self.state.valid_due = -1.0, 0, True
         if self.ranks.is_main:
             self.run.point_to(saved)
 

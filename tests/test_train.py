@@ -413,6 +413,8 @@ def test_another_dev_set_is_not_taken_silently(corpus: Path, tmp_path: Path) -> 
     with pytest.raises(CorpusError, match="the dev set is another than when this run began"):
         train_tiny(config, tmp_path / "run")
     assert train_tiny(config, tmp_path / "run", allow_changed_data=True).step == 10
+    lines = RunDirectory(tmp_path / "run").metrics.read()
+    assert [line["step"] for line in lines if line["kind"] == "valid"] == [5, 5, 10]  # scored anew on the new one
 
 
 def test_what_killed_saves_left_is_removed(corpus: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def masked_softmax(scores: Tensor, mask: Dense | None, bias: Tensor | None, soft
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias.to(scores.dtype)
     if mask is not None:
         # In place, and added rather than filled in: the backward of such an addition costs nothing.
         scores += mask.additive(scores.dtype)

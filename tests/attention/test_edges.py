@@ -34,6 +34,23 @@ def test_no_sentences_give_no_outputs(impl, mask):
     assert attend(torch.zeros(0, 4, 3, 8), *torch.zeros(2, 0, 2, 7, 8), impl=impl).shape == (0, 4, 3, 8)
 
 
+@pytest.mark.parametrize("impl", ["auto", "reference", "sdpa", "chunked"])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "bias_dtype"), [("float32", "float64"), ("float32", "bfloat16"), ("bfloat16", "float32")]
+)
+def test_a_bias_may_have_another_precision(impl, learned, dtype, bias_dtype):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 5, 8, dtype=getattr(torch, dtype))
+    bias = torch.randn(1, 4, 5, 5, dtype=getattr(torch, bias_dtype)).requires_grad_(learned)
+    found = attend(q, k, v, bias=bias, impl=impl)
+    expected = attend(*(x.double() for x in (q, k, v)), bias=bias.double())
+    assert found.dtype == q.dtype
+    torch.testing.assert_close(
+        found.double(), expected, atol=0.05 if "bfloat16" in (dtype, bias_dtype) else 1e-5, rtol=0
+    )
+
+
 def test_masks_of_no_sentences_combine():
     none = packed(torch.zeros(0, 4, dtype=torch.long))
     assert (causal() & none).batch == 0

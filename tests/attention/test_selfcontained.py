@@ -17,7 +17,8 @@ from attention import MultiHeadAttention, POSITIONS, SCORES, KVCache, attend, ca
 x = torch.randn(2, 5, 32)
 for score in SCORES:
     for name, position in POSITIONS.items():
-        layer = MultiHeadAttention(32, 4, score=score, position=position.build(32, 4, 8))
+        acts = position.build(32, 4, 8) if position.place != "embedding" else None
+        layer = MultiHeadAttention(32, 4, score=score, position=acts)
         assert layer(x, mask=causal()).shape == x.shape
 assert not any(name.split(".")[0] == "mtattn" for name in sys.modules), "something of mtattn was imported"
 print(attention.__file__)

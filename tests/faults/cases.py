@@ -740,7 +740,21 @@ TRAINING_TEXT = [
         replace("corpus/train.en", "a", "b"),
         RUN,
     ),
-    Case("a dev file that changed", GO_ON, FINE, "", replace("corpus/dev.en", "e", "f"), RUN),
+    Case(
+        "a dev file that changed",
+        GO_ON,
+        CORPUS,
+        r"error: run: the dev set is another than when this run began, .*--allow-changed-data",
+        replace("corpus/dev.en", "e", "f"),
+    ),
+    Case(
+        "a dev file that changed, allowed",
+        f"{GO_ON} --allow-changed-data",
+        FINE,
+        "",
+        replace("corpus/dev.en", "e", "f"),
+        RUN,
+    ),
     Case(
         "--fresh on a corpus that is gone",
         f"{TRAIN} --fresh",
