@@ -39,7 +39,10 @@ def unrecordable(config: Config) -> str:
 
 def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:
     """The stream of training batches, each within this number of tokens."""
-    draw = SubwordSampling(data.tokenizer, config.tokenizer, config.filter.max_len)
+    sample = None
+    if config.tokenizer.sampling:
+        draw = SubwordSampling(data.tokenizer, config.tokenizer, config.filter.max_len)
+        sample = lambda chosen, seed: draw(*data.texts(chosen), seed)  # noqa: E731
     return Batches(
         data.examples.src,
         data.examples.tgt,
@@ -47,7 +50,7 @@ def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:
         batch_tokens=batch_tokens,
         seed=config.train.seed,
         chosen=data.mixture,
-        sample=(lambda chosen, seed: draw(*data.texts(chosen), seed)) if config.tokenizer.sampling else None,
+        sample=sample,
         packed=config.train.packing is True,
     )
 

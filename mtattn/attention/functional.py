@@ -63,8 +63,8 @@ def attend(
         impl = _choose(q, k, v, rule, bias, softcap, dropout)
     elif impl not in IMPLS:
         raise ValueError(f"attend: impl must be one of auto, {', '.join(IMPLS)}, got {impl!r}")
-    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     bias = None if bias is None else bias.to(q.dtype)
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     return IMPLS[impl](q, k, v, rule, bias, scale, softcap, dropout)
 
 

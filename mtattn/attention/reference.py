@@ -43,7 +43,7 @@ def dot_product_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
 def masked_softmax(scores: Tensor, mask: Dense | None, bias: Tensor | None, softcap: float | None) -> Tensor:
     """Return softmax(cap(scores) + bias) over the allowed keys; `scores` is overwritten.
 
-    A dead query is let see all keys here, so that nothing is NaN; `weighted_sum` zeroes its output, which is smaller.
+    A dead query sees all keys here, so that nothing is NaN; `weighted_sum` zeroes its output, which is smaller.
     """
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
