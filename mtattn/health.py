@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from mtattn.alignment import Look
+from mtattn.filtering import COPY_WORDS
 
 MIN_EPOCHS = 5.0  # a small corpus: the bundled one is translated well by then
 MIN_TOKENS = 3_000_000  # a large corpus: target tokens after which outputs follow their sources, whatever the epoch
@@ -18,7 +19,6 @@ MAX_EMPTY = 0.02  # share of outputs
 MAX_ENDLESS = 0.05  # loops, and outputs cut at the length limit
 MAX_SAME = 0.1  # share of the most frequent output, where references are not that alike
 MAX_COPIED = 0.1
-COPY_WORDS = 4  # shorter sentences are often names and numbers, which translate to themselves
 LEAST_RATIO, MOST_RATIO = 0.7, 1.4  # characters of all outputs over those of all references; good models lie within 5 %
 MAX_GAP = 1.0  # nats a token: dev perplexity is e times that of training pairs
 POOR_BLEU = 5.0  # attention is judged only where translations are poor: a good model may spread it
@@ -102,7 +102,7 @@ def _copied(evidence: Evidence) -> str:
     judged = [
         _plain(source) == _plain(output)
         for source, reference, output in rows
-        if len(source.split()) >= COPY_WORDS and _plain(source) != _plain(reference)
+        if len(source.split()) > COPY_WORDS and _plain(source) != _plain(reference)
     ]
     share = sum(judged) / max(len(judged), 1)
     if share <= MAX_COPIED:

@@ -37,17 +37,13 @@ class SubwordSampling:
 
     def __call__(self, src: Sequence[str], tgt: Sequence[str], seed: int) -> tuple[list[Ids], list[Ids]]:
         """Ids of each text, ended by EOS, drawn anew for another seed and the same for the same."""
-        random = Random(seed)
-        drawn = (
-            [[*self._src(text, random), EOS_ID] for text in src],
-            [[*self._tgt(text, random), EOS_ID] for text in tgt],
-        )
-        usual = self._tokenizer.encode_src(src), self._tokenizer.encode_tgt(tgt)
-        fitting = [
-            [new if len(new) <= self._max_len else old for new, old in zip(*rows, strict=True)]
-            for rows in zip(drawn, usual, strict=True)
-        ]
-        return fitting[0], fitting[1]
+        random, encode_src, encode_tgt = Random(seed), self._tokenizer.encode_src, self._tokenizer.encode_tgt
+        drawn = [self._drawn(text, self._src, encode_src, random) for text in src]
+        return drawn, [self._drawn(text, self._tgt, encode_tgt, random) for text in tgt]
+
+    def _drawn(self, text: str, draw: "Pieces", usual: Callable[[list[str]], list[Ids]], random: Random) -> Ids:
+        ids = [*draw(text, random), EOS_ID]
+        return ids if len(ids) <= self._max_len else usual([text])[0]
 
 
 class Pieces:

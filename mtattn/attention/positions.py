@@ -29,7 +29,8 @@ class Position(nn.Module):
     def build(cls, d_model: int, num_heads: int, d_head: int, **options: Any) -> Position:
         """Make one for a model of these sizes; `options` are the other arguments of the class."""
         sizes = {"d_model": d_model, "num_heads": num_heads, "d_head": d_head}
-        return cls(**({cls.sized_by: sizes[cls.sized_by]} if cls.sized_by else {}), **options)
+        own = {name: size for name, size in sizes.items() if name == cls.sized_by}
+        return cls(**own, **options)
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """Add positions to embeddings.
