@@ -43,6 +43,7 @@ from mtattn.evaluate import score
 from mtattn.memory import keep_freed_memory
 from mtattn.precision import choose_precision
 from mtattn.progress import Reporter
+from mtattn.threads import use_threads
 from mtattn.translate import Translator, load_translator
 
 QUANTIZATIONS = {"float32": "none", "int8": "int8"}  # CTranslate2's names and mtattn's
@@ -237,7 +238,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of JoeyNMT's environment")
     take_json(parser)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     lines, refs = (None if path is None else lines_of(path)[: options.lines] for path in (options.src, options.ref))
     keep_freed_memory()
     device = torch.device(options.device)

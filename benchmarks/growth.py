@@ -30,6 +30,7 @@ from mtattn.model import ModelConfig, Transformer
 from mtattn.objective import batch_loss
 from mtattn.optim import OptimConfig, make_optimizers
 from mtattn.precision import WorkingModel
+from mtattn.threads import use_threads
 from mtattn.update import Update
 
 BATCH_TOKENS = 4096  # target tokens a batch, and as many source tokens
@@ -87,7 +88,7 @@ def training_step(point: Point, device: torch.device, dtype: torch.dtype) -> tup
 
 def measure(point: Point, device_name: str, precision: str, threads: int) -> dict[str, float]:
     """Parameters, target tokens a second and MiB of one point; called in a process of its own."""
-    torch.set_num_threads(threads)
+    use_threads(threads)
     keep_freed_memory()
     device = torch.device(device_name)
     before = resident_mebibytes()

@@ -96,12 +96,12 @@ def translate(size: int, folder: Path) -> dict[str, float]:
 
 def prepare(size: int, folder: Path) -> dict[str, float]:
     """Prepare training on so many pairs; in a folder that was prepared before, what a second run does."""
-    import torch
 
     from mtattn.checkpoint import RunDirectory
     from mtattn.config import load_config
     from mtattn.prepare import prepare
     from mtattn.progress import Bar, Reporter
+    from mtattn.threads import use_threads
     from mtattn.tokenizer import Tokenizer
 
     phases = dict.fromkeys(PHASES, 0.0)
@@ -116,7 +116,7 @@ def prepare(size: int, folder: Path) -> dict[str, float]:
                 yield bar
             phases[name] += time.perf_counter() - started
 
-    torch.set_num_threads(2)
+    use_threads(2)
     for side in ("en", "de"):
         path = folder / f"train.{side}"
         if not path.exists():

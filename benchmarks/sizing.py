@@ -25,6 +25,7 @@ from mtattn.prepare import open_corpus
 from mtattn.progress import Reporter
 from mtattn.resolve import resolve
 from mtattn.scoring import evaluate_run
+from mtattn.threads import use_threads
 from mtattn.train import train
 
 HAND_MADE = {
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     take_json(parser)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     whole = DataConfig(src=options.src, tgt=options.tgt, train=options.train)
     results: dict[int, list[dict[str, Any]]] = {}
     for pairs in map(int, options.pairs.split(",")):

@@ -47,7 +47,7 @@ class TrainConfig:
     packing: several pairs share a row instead of being padded, so that all batches have one shape (mtattn.packing);
         batch_tokens is then the number of a batch's target positions. "auto": where a GPU can record a step of that
         shape once and replay it.
-    threads: CPU threads; 0: as torch chooses.
+    threads: CPU threads; 0: as torch chooses, or the environment's OMP_NUM_THREADS.
     hold_out: pairs held out for validation when no dev corpus is given.
     """
 

@@ -15,6 +15,7 @@ from mtattn.precision import choose_precision
 from mtattn.prepare import Prepared, prepare
 from mtattn.progress import Reporter
 from mtattn.resume import resumed_config
+from mtattn.threads import use_threads
 from mtattn.tokenizer import Tokenizer
 
 
@@ -48,7 +49,7 @@ def settle(
         if device.type == "cuda":
             report.note(f"packing: {'on' if packing else 'off'} ({why})")
         config = replace(config, train=replace(config.train, packing=packing))
-    torch.set_num_threads(config.train.threads or torch.get_num_threads())
+    use_threads(config.train.threads)
     prepared = prepare(config, tokenizer, report, old_data(config, report))
     if config.train.batch_tokens == "auto":
         batch_tokens, why = choose_batch_tokens(config, prepared, device)
@@ -72,7 +73,7 @@ def settle_on_ranks(
 
     def follow() -> tuple[Config, Prepared]:
         own = parse_config(tomllib.loads(text), "rank 0's config")
-        torch.set_num_threads(own.train.threads or torch.get_num_threads())
+        use_threads(own.train.threads)
         tokenizer = Tokenizer(*(file.encode("latin-1") for file in files))
         return own, prepare(own, tokenizer, report, old_data(own, report))
 

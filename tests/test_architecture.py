@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "sampling": "",
     "segments": "",
     "storage": "",
+    "threads": "",
     "tmx": "",
     "tokenizer": "interrupts",
     "unfilled": "",

@@ -123,7 +123,6 @@ def serve(build: Callable[[Job], Contender]) -> None:
     os.dup2(2, 1)  # whatever a library prints must not look like an answer
     options = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     job = Job(**{**options, "betas": tuple(options["betas"])})
-    torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
     contender, groups = build(job), read_groups(job.batches, job.pad_id, job.bos_id)
 
