@@ -35,12 +35,6 @@ class TokenTable:
         self.lens: IntArray = np.concatenate([np.diff(offsets) for _, offsets in chunks])
         self._starts = np.cumsum([0, *(len(offsets) - 1 for _, offsets in chunks)])
 
-    @classmethod
-    def from_lists(cls, ids: Sequence[Sequence[int]]) -> "TokenTable":
-        """A table over Python lists."""
-        flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in ids])
-        return cls([(flat, np.cumsum([0, *(len(row) for row in ids)]))])
-
     def __len__(self) -> int:
         return len(self.lens)
 
@@ -87,10 +81,10 @@ class Batch:
 
     def tensors(self) -> list[Tensor]:
         """All tensors of it, each with a row for each row: those of batches of one shape correspond."""
-        return [self.src, self.tgt_in, self.tgt_out, *([] if self.packing is None else self.packing.tensors())]
+        return [self.src, self.tgt_in, self.tgt_out, *(self.packing or ())]
 
     def _with(self, tensors: Sequence[Tensor], num_tokens: int, indices: IntArray, rows: IntArray | None) -> "Batch":
-        packing = None if self.packing is None else Packing.of(tensors[3:])
+        packing = None if self.packing is None else Packing(*tensors[3:])
         return Batch(tensors[0], tensors[1], tensors[2], num_tokens, indices, packing, rows)
 
     def to(self, device: torch.device, copy: bool = False) -> "Batch":
@@ -109,14 +103,14 @@ class Batch:
         return self._with(tensors, num_tokens, self.indices[kept], np.searchsorted(rows, self.pair_rows[kept]))
 
 
-def pair_names(batches: Sequence[Batch], numbers: IntArray, most: int = 10) -> str:
+def pair_names(batches: Sequence[Batch], numbers: IntArray) -> str:
     """The pairs of some batches as a user can count them: "training pairs 3, 17, blank or invalid ones not counted".
 
     Args:
         numbers: an example's number -> its row in the corpus, which lacks what was dropped on reading.
     """
     rows = sorted(int(numbers[i]) + 1 for batch in batches for i in batch.indices)
-    named = ", ".join(map(str, rows[:most])) + (", ..." if len(rows) > most else "")
+    named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
     return f"training pair{'s' if len(rows) > 1 else ''} {named}, blank or invalid ones not counted"
 
 
@@ -166,8 +160,7 @@ def pack(
         packing.append(laid(positions, places, length, 0))
     shifted = np.where(positions == 0, bos_id, np.roll(tgt[0], 1))  # of the target, which came last
     tgt_in = laid(shifted, places, shape.tgt_len, pad_id)
-    found = Packing(packing[0], packing[2], packing[1], packing[3])
-    return Batch(ids[0], tgt_in, ids[1], int(tgt[1].sum()), indices, found, rows)
+    return Batch(ids[0], tgt_in, ids[1], int(tgt[1].sum()), indices, Packing(*packing), rows)
 
 
 def plan_epoch(
@@ -306,12 +299,12 @@ class Batches:
         sizes = [(len(c) * (s + t), max(s, t)) for c, (s, t) in zip(self.plan(epoch), longest, strict=True)]
         return self.at(Position(epoch, max(range(len(sizes)), key=sizes.__getitem__)))
 
-    def stream(self, start: Position, ahead: int = 4) -> Generator[tuple[Batch, Position]]:
+    def stream(self, start: Position) -> Generator[tuple[Batch, Position]]:
         """Yield (batch, the position after it) for ever, from `start` on.
 
         The thread only prepares what `at` would give, so stopping and starting anywhere changes nothing.
         """
-        ready: queue.Queue[tuple[Batch, Position] | BaseException] = queue.Queue(maxsize=ahead)
+        ready: queue.Queue[tuple[Batch, Position] | BaseException] = queue.Queue(maxsize=4)
         stop = threading.Event()
 
         def prepare() -> None:

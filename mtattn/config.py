@@ -207,11 +207,7 @@ def _with_preset(table: dict[str, Any], where: str) -> dict[str, Any]:
         return table
     if name not in PRESETS:
         raise ConfigError(f"{where}: model.preset is {name!r}{_choices(name, list(PRESETS))}")
-    merged = {**PRESETS[name], **model}
-    for key, value in PRESETS[name].items():
-        if isinstance(value, dict) and isinstance(merged[key], dict):
-            merged[key] = {**value, **merged[key]}
-    return {**table, "model": merged}
+    return {**table, "model": laid_over(model, PRESETS[name])}
 
 
 def _read(source: str) -> tuple[str, dict[str, Any]]:

@@ -36,7 +36,7 @@ from mtattn.decode import (
 )
 from mtattn.graph import Recorded, shared_pool
 from mtattn.model import DecoderLayer, Transformer, evaluating
-from mtattn.slots import Slots, next_logits, unfit
+from mtattn.slots import Slots, next_logits, supports
 
 SENTENCES, STEPS, SOURCE = 32, 16, 16  # the smallest room; others are larger by powers of two
 SHARE = 1 / 8  # of a GPU's memory that rooms may keep
@@ -48,7 +48,7 @@ _searches: "weakref.WeakKeyDictionary[Transformer, GraphSearch]" = weakref.WeakK
 def can_record(model: Transformer, config: DecodeConfig) -> bool:
     """Whether `GraphSearch` knows this kind of model and of search."""
     plain = config.search == "beam" and not (config.diversity or config.min_len or config.no_repeat_ngram_size)
-    return plain and not unfit(model)
+    return plain and supports(model)
 
 
 def graph_search(model: Transformer) -> "GraphSearch":
@@ -172,7 +172,7 @@ class GraphSearch:
     """Searches with one model, in rooms that are kept for the next time. One thread at a time; others wait.
 
     Args:
-        model: one that is not `unfit`. Its weights may change, but only where they are.
+        model: one that `mtattn.slots.supports`. Its weights may change, but only where they are.
     """
 
     def __init__(self, model: Transformer) -> None:

@@ -165,8 +165,8 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _short(text: str, most: int = 60) -> str:
-    return f'"{text}"' if len(text) <= most else f'"{text[:most]}..."'
+def _short(text: str) -> str:
+    return f'"{text}"' if len(text) <= 60 else f'"{text[:60]}..."'
 
 
 ALARMS: dict[str, Callable[[Evidence], str]] = {

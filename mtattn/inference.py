@@ -117,7 +117,7 @@ class _Stacks:
         return keys, bias
 
     def _encode(self, src: Tensor, bias: Tensor | None) -> Tensor:
-        x = self.model._embed(self.model.src_embed, self.model.src_position, src).flatten(0, 1)  # [N S, D]
+        x = self.model.embed_src(src).flatten(0, 1)  # [N S, D]
         turns = self.src_turns(src.size(1))  # [S, 1, E / 2] or None
         turns = None if turns is None else turns.repeat(len(src), 1, 1)  # [N S, 1, E / 2]
         for block in self.encoder:
@@ -276,7 +276,7 @@ class PreparedState:
         grid = Grid(None if full else rows, size * k)
 
         now = torch.tensor([self.step])
-        x = model._embed(model.tgt_embed, model.tgt_position, tokens.flatten()[:, None], now)[:, 0]  # [R, D]
+        x = model.embed_tgt(tokens.flatten()[:, None], now)[:, 0]  # [R, D]
         turns = self.stacks.tgt_turns(self.step + 1)
         turns = None if turns is None else turns[-1]  # [1, E / 2]
         for block, own, cross in zip(self.stacks.decoder, self.own, self.cross, strict=True):

@@ -40,32 +40,12 @@ class LossConfig:
             raise ValueError(f"rdrop is {self.rdrop}; allowed: 0 (off) or more")
 
 
-def cross_entropy(
-    logits: Tensor, targets: Tensor, *, pad_id: int, label_smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Label-smoothed cross entropy, written as its formula: sum over tokens of -(1-e) log p(y) - e/V sum_v log p(v).
-
-    Args:
-        logits: [..., V], any float dtype; the arithmetic is float32 or better.
-        targets: [...], int64; positions equal to `pad_id` count for nothing.
-        pad_id: the padding id.
-        label_smoothing: e, in [0, 1).
-
-    Returns:
-        (sum in nats, number of tokens that are not padding), both scalars.
-    """
-    log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    nll = -log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    uniform = -log_probs.mean(-1)
-    real = targets != pad_id
-    per_token = (1 - label_smoothing) * nll + label_smoothing * uniform
-    return (per_token * real).sum(), real.sum()
-
-
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, pad_id: int, label_smoothing: float = 0.0, chunk: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """`cross_entropy(hidden @ weight.T, targets)` that holds `chunk` rows of logits at a time.
+    """Label-smoothed cross entropy of the logits hidden @ weight.T, holding `chunk` rows of them at a time.
+
+    The sum over tokens of -(1-e) log p(y) - e/V sum_v log p(v), as `torch.nn.functional.cross_entropy` has it.
 
     The gradients are computed in the forward pass, chunk by chunk, while a chunk's logits are still in the cache:
     nothing of size N x V outlives its chunk, and only four passes over a chunk are not matrix products.
@@ -73,11 +53,13 @@ def linear_cross_entropy(
     Args:
         hidden: [N, D], the decoder's output; float32 or bfloat16.
         weight: [V, D], the output embedding, same dtype.
-        targets: [N], int64.
+        targets: [N], int64; positions equal to `pad_id` count for nothing.
+        pad_id: the padding id.
+        label_smoothing: e, in [0, 1).
         chunk: rows; 0: as CHUNK says for the device.
 
     Returns:
-        (sum in nats, number of tokens), as `cross_entropy`.
+        (sum in nats, number of tokens that are not padding), both scalars.
     """
     apply = cast(Callable[..., Tensor], _LinearCrossEntropy.apply)
     total = apply(hidden, weight, targets, pad_id, label_smoothing, chunk or CHUNK[hidden.is_cuda])
@@ -112,8 +94,18 @@ def linear_rdrop(
     return total / 2, (targets != pad_id).sum()
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Saves its own gradients instead of logits.
+class _SavesGradients(torch.autograd.Function):
+    """A loss whose forward pass has worked out the gradients of its first two arguments."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_total, grad_weight * grad_total, *[None] * (len(ctx.needs_input_grad) - 2)
+
+
+class _LinearCrossEntropy(_SavesGradients):
+    """Cross entropy that saves its own gradients instead of logits.
 
     With logits z = W h, p = softmax(z) and y the target, d(loss)/dz = p - (1-e) onehot(y) - e/V. The last term
     reaches h and W through W's mean row. And p = exp(z - m) / s is never divided out: the factor 1/s goes to the short
@@ -151,14 +143,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
         return total
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_total, grad_weight * grad_total, None, None, None, None
 
-
-class _LinearRDrop(torch.autograd.Function):
+class _LinearRDrop(_SavesGradients):
     """The sum over both passes of cross entropy and consistency; saves its own gradients instead of logits."""
 
     @staticmethod
@@ -192,12 +178,6 @@ class _LinearRDrop(torch.autograd.Function):
                 _add_product(grad_weight, grad_logits.T, passes[p, rows])  # [V, D]
         ctx.save_for_backward(grad_hidden.view_as(hidden), grad_weight.to(weight.dtype))
         return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_total, grad_weight * grad_total, None, None, None, None, None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -57,13 +57,3 @@ class MetricsFile:
         else:
             with self.path.open("ab") as file:
                 file.truncate(size)
-
-
-class UnwrittenMetrics(MetricsFile):
-    """The same record as a process sees it that leaves writing to another."""
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Write nothing."""
-
-    def cut(self, size: int, warn: Callable[[str], None]) -> None:
-        """Forget nothing."""

@@ -307,6 +307,14 @@ class Transformer(nn.Module):
                 else:
                     module.weight.normal_(std=module.in_features**-0.5)
 
+    def embed_src(self, src: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Source ids [B, S], positions [B, S] or [S] (None: 0 .. S-1) -> what the encoder reads, [B, S, D]."""
+        return self._embed(self.src_embed, self.src_position, src, positions)
+
+    def embed_tgt(self, tgt_in: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Target ids [B, T], positions [B, T] or [T] (None: 0 .. T-1) -> what the decoder reads, [B, T, D]."""
+        return self._embed(self.tgt_embed, self.tgt_position, tgt_in, positions)
+
     def source_mask(self, src: Tensor) -> Mask | None:
         """Which source positions may be attended to: the only place where padding becomes a mask.
 
@@ -315,9 +323,9 @@ class Transformer(nn.Module):
         real = src != self.pad_id  # [B, S]
         return None if not src.is_cuda and bool(real.all()) else key_padding(real)
 
-    def encode(self, src: Tensor, mask: Mask | None, positions: Tensor | None = None) -> Tensor:
+    def encode(self, src: Tensor, mask: Mask | Tensor | None, positions: Tensor | None = None) -> Tensor:
         """Source ids [B, S], their `source_mask`, and positions [B, S] (None: 0 .. S-1) -> memory [B, S, D]."""
-        x = self._embed(self.src_embed, self.src_position, src, positions)  # [B, S, D]
+        x = self.embed_src(src, positions)  # [B, S, D]
         for layer in self.encoder:
             x = layer(x, mask, positions)
         return self.encoder_norm(x)  # type: ignore[no-any-return]
@@ -334,7 +342,7 @@ class Transformer(nn.Module):
 
         The mask is causal when None: padding stands at the right, so that hides it from every real token.
         """
-        x = self._embed(self.tgt_embed, self.tgt_position, tgt_in, positions)  # [B, T, D]
+        x = self.embed_tgt(tgt_in, positions)  # [B, T, D]
         mask = mask or causal()
         for layer in self.decoder:
             x = layer(x, memory, mask, memory_mask, None, positions)
@@ -364,7 +372,7 @@ class Transformer(nn.Module):
         """Encode sources [N, S] once, ready to be decoded step by step."""
         return DecoderState(self, src)
 
-    def _embed(self, table: nn.Module, position: Position, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+    def _embed(self, table: nn.Module, position: Position, ids: Tensor, positions: Tensor | None) -> Tensor:
         x = table(ids) * self.config.d_model**0.5  # [B, T, D]
         return self.dropout(position(x, positions))  # type: ignore[no-any-return]
 
@@ -390,7 +398,7 @@ class DecoderState:
             self.tree = BeamTree(tokens.shape[0], tokens.shape[1], tokens.device)
         mask = self.tree.extend(parents)  # [N, 1, K, L] or None
         positions = self.tree.positions  # [K]
-        x = self.model._embed(self.model.tgt_embed, self.model.tgt_position, tokens, positions)  # [N, K, D]
+        x = self.model.embed_tgt(tokens, positions)  # [N, K, D]
         for layer, caches in zip(layers(self.model), self.caches, strict=True):
             x = layer(x, None, mask, self.memory_mask, caches, positions)
         return self.model.logits(self.model.decoder_norm(x if alive is None else x[alive]))  # [N, K, V] or [R, V]

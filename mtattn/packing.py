@@ -10,7 +10,7 @@ Legend: B rows, S, T lengths of a row on the source and the target side, n pairs
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -24,27 +24,17 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Ids = Sequence[int] | np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Packing:
+class Packing(NamedTuple):
     """Which pair each token of a packed batch belongs to, 0 for padding, and its position in its own sentence."""
 
     src_documents: Tensor  # int32 [B, S]
-    tgt_documents: Tensor  # int32 [B, T]
     src_positions: Tensor  # int32 [B, S]
+    tgt_documents: Tensor  # int32 [B, T]
     tgt_positions: Tensor  # int32 [B, T]
-
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor]) -> "Packing":
-        """The one that has these `tensors`."""
-        return cls(tensors[0], tensors[1], tensors[2], tensors[3])
-
-    def tensors(self) -> list[Tensor]:
-        """All of it, in the order of its fields."""
-        return [self.src_documents, self.tgt_documents, self.src_positions, self.tgt_positions]
 
     def twice(self) -> "Packing":
         """Of a batch that is repeated: [2 B, ...]."""
-        return Packing.of([tensor.repeat(2, 1) for tensor in self.tensors()])
+        return Packing(*(tensor.repeat(2, 1) for tensor in self))
 
     def encoder_mask(self) -> Mask:
         """Which source tokens see which."""

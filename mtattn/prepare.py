@@ -99,7 +99,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
         with report.bar("training the tokenizer", None):
             most = max(1, config.tokenizer.max_sentences // (2 if config.tokenizer.joint else 1))
             src, tgt = (_column(corpus, side, most) for side in ("src", "tgt"))
-            tokenizer, notes = train_tokenizer(src, tgt, config.tokenizer, seed=config.train.seed)
+            tokenizer, notes = train_tokenizer(src, tgt, config.tokenizer)
         for note in notes:
             report.note(note)
     _require_positions(config, tokenizer, dev)

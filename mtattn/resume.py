@@ -86,12 +86,12 @@ def require_same(run: RunDirectory, saved: Mapping[str, Any], now: Mapping[str, 
             f"training files changed since this run began: {', '.join(changed)}; "
             "--allow-changed-data goes on with them, --fresh starts over"
         )
-    if saved.get("examples", now["examples"]) != now["examples"]:  # older checkpoints do not say
+    if saved.get("examples") != now["examples"]:
         raise CorpusError(
             f"{run.path}: other training pairs pass the filters than when this run began, as when dev or test has "
             "changed and rules out others; --allow-changed-data goes on with them, --fresh starts over"
         )
-    if saved.get("dev", now["dev"]) != now["dev"]:
+    if saved.get("dev") != now["dev"]:
         raise CorpusError(
             f"{run.path}: the dev set is another than when this run began, so its scores would be compared with those "
             "of other sentences; --allow-changed-data goes on with it, --fresh starts over"

@@ -21,16 +21,14 @@ from mtattn.model import DecoderLayer, Transformer, layers
 NEVER = -torch.inf
 
 
-def unfit(model: Transformer) -> str:
-    """Why `next_logits` cannot compute this model's decoding steps; "" when it can."""
-    layer = cast(DecoderLayer, model.decoder[0])
-    if model.out_embed.weight.dtype != torch.float32:
-        return f"its weights are {model.out_embed.weight.dtype}, not float32"
-    if type(layer.self_attn.score) not in (ScaledDot, Symmetric):
-        return f"its score is {model.config.score!r}, not scaled_dot or symmetric"
-    if type(model.tgt_position) not in (Sinusoidal, Rotary) and model.tgt_position.place != "none":
-        return f"its positions are {model.config.position.kind}, not rotary, sinusoidal or none"
-    return ""
+def supports(model: Transformer) -> bool:
+    """Whether `next_logits` can compute this model's decoding steps."""
+    layer, position = cast(DecoderLayer, model.decoder[0]), model.tgt_position
+    return (
+        model.out_embed.weight.dtype == torch.float32
+        and type(layer.self_attn.score) in (ScaledDot, Symmetric)
+        and (type(position) in (Sinusoidal, Rotary) or position.place == "none")
+    )
 
 
 class Slots:

@@ -136,9 +136,7 @@ def _file_names(joint: bool) -> tuple[str, ...]:
     return ("tokenizer.model",) if joint else ("tokenizer.src.model", "tokenizer.tgt.model")
 
 
-def train_tokenizer(
-    src: Iterable[str], tgt: Iterable[str], config: TokenizerConfig, *, seed: int = 0
-) -> tuple[Tokenizer, list[str]]:
+def train_tokenizer(src: Iterable[str], tgt: Iterable[str], config: TokenizerConfig) -> tuple[Tokenizer, list[str]]:
     """Train the subword model(s) on both sides of the corpus.
 
     Args:
@@ -153,7 +151,7 @@ def train_tokenizer(
     for name, texts in sides:
         # A list, since a vocabulary that turns out too large is trained again; the sample bounds its memory.
         lines = list(islice(texts, config.max_sentences))
-        model = _train_one(lines, config, seed)
+        model = _train_one(lines, config)
         size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
         if size < config.vocab_size:
             notes.append(
@@ -168,11 +166,10 @@ def _alternate(src: Iterable[str], tgt: Iterable[str]) -> Iterable[str]:
         yield from pair
 
 
-def _train_one(lines: list[str], config: TokenizerConfig, seed: int) -> bytes:
+def _train_one(lines: list[str], config: TokenizerConfig) -> bytes:
     vocab_size = config.vocab_size
     while True:
         model = BytesIO()
-        sentencepiece.set_random_generator_seed(seed % 2**32)
         train = partial(
             sentencepiece.SentencePieceTrainer.train,
             sentence_iterator=iter(lines),

@@ -27,7 +27,6 @@ from mtattn.finetune import Finetuning, load_origin, lowered
 from mtattn.gradient import Gradient
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.memory import keep_freed_memory
-from mtattn.metrics import UnwrittenMetrics
 from mtattn.model import Transformer
 from mtattn.objective import batch_loss
 from mtattn.optim import lr_multiplier, make_optimizers, set_lr
@@ -86,8 +85,6 @@ def train(
             ranks.from_main(run.clear)
         if ranks.is_main:
             report.log_to(run.log_file)
-        else:
-            run.metrics = UnwrittenMetrics(run.metrics.path)
         trainer = Trainer(config, run, prepared, report, interrupts, device, allow_changed_data, ranks)
         # Once nothing speaks against it: a refusal leaves the run as it was.
         ranks.from_main(lambda: run.begin(config, prepared.tokenizer))
@@ -132,7 +129,8 @@ class Trainer:
         if saved is not None:
             self._resume(saved)
             self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
-        self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
+        if self.ranks.is_main:
+            self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
         if saved is None:
             self._begin()  # which may write metrics
         self.working.push_weights()
@@ -303,8 +301,7 @@ class Trainer:
         if options.max_steps:
             shares.append(state.step / options.max_steps)
         if options.max_epochs:
-            batches = len(self.batches.plan(state.position.epoch))
-            shares.append((state.position.epoch + state.position.batch / batches) / options.max_epochs)
+            shares.append(self._epochs() / options.max_epochs)
         if options.max_minutes:
             shares.append(state.elapsed_s / (60 * options.max_minutes))
         return min(max(shares), 1.0)
@@ -382,7 +379,8 @@ class Trainer:
             "tgt_tokens": self.state.tgt_tokens,
             **values,
         }
-        self.run.metrics.append(line)
+        if self.ranks.is_main:
+            self.run.metrics.append(line)
 
     def _save(self) -> None:
         self.ranks.from_main(self._write_checkpoint)
@@ -413,7 +411,7 @@ class Trainer:
         load_weights(self.model, raw)
         load_optimizers(self.optimizers, saved.optim)
         load_random(saved.optim, self.device)
-        if saved.state.get("dev", self.lineage["dev"]) != self.lineage["dev"]:  # scores of others do not compare
+        if saved.state.get("dev") != self.lineage["dev"]:  # scores of others do not compare
             self.state.best_bleu, self.state.stale, self.state.valid_due = -1.0, 0, True
         if self.ranks.is_main:
             self.run.point_to(saved)

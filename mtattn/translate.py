@@ -13,7 +13,6 @@ from torch import Tensor
 from mtattn.batching import pad
 from mtattn.checkpoint import load_model
 from mtattn.config import with_overrides
-from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig, Hypothesis, Step, search
 from mtattn.errors import ConfigError
 from mtattn.flags import flags
@@ -116,7 +115,7 @@ def load_translator(
         asked["beam_size"] = max(nbest, config.decode.beam_size)
     try:
         decode = replace(config.decode, **{name: value for name, value in asked.items() if value is not None})
-        return Translator(model.to(device), tokenizer, decode, max_len=config.filter.max_len, trained_on=config.data)
+        return Translator(model.to(device), tokenizer, decode, max_len=config.filter.max_len)
     except ValueError as error:
         raise ConfigError(f"decode: {error}") from None
 
@@ -129,7 +128,6 @@ class Translator:
         tokenizer: the model's own.
         config: how to search.
         max_len: source pieces, EOS included, that the model was trained on at most; longer lines are split.
-        trained_on: the corpora that the model's config names.
 
     Attributes:
         start: source ids [N, S] to a decoding step, such as an ensemble's (see mtattn.translate_options); None: the
@@ -147,10 +145,8 @@ class Translator:
         config: DecodeConfig,
         *,
         max_len: int = 256,
-        trained_on: DataConfig | None = None,
     ) -> None:
         self.model, self.tokenizer, self.config, self.max_len = model, tokenizer, config, max_len
-        self.trained_on = trained_on or DataConfig()
         self.device = next(model.parameters()).device
         self.prepared = Prepared(model, config.quantization)
         self.start: Callable[[Tensor], Step] | None = None

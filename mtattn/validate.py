@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from mtattn.alignment import look
 from mtattn.batching import collate, cut, spread
@@ -13,7 +14,6 @@ from mtattn.decode import DecodeConfig
 from mtattn.evaluate import Scores, score
 from mtattn.flags import flags
 from mtattn.health import POOR_BLEU, Evidence, alarms, ready
-from mtattn.loss import cross_entropy
 from mtattn.model import Transformer, evaluating
 from mtattn.prepare import Pairs
 from mtattn.tokenizer import Tokenizer
@@ -129,6 +129,7 @@ def dev_loss(model: Transformer, tokenizer: Tokenizer, dev: Pairs, check: Callab
             batch = collate(some_src, some_tgt, chosen, pad_id=tokenizer.pad_id, bos_id=tokenizer.bos_id).to(device)
             hidden, targets = model.hidden(batch.src, batch.tgt_in).flatten(0, 1), batch.tgt_out.flatten()  # [B*T, D]
             for some, ids in zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True):
-                nats += cross_entropy(model.logits(some), ids, pad_id=tokenizer.pad_id)[0]
+                logits = model.logits(some).float()  # [ROWS, V]
+                nats += F.cross_entropy(logits, ids, ignore_index=tokenizer.pad_id, reduction="sum")
             count += batch.num_tokens
     return float(nats) / max(count, 1)  # the only number that is waited for

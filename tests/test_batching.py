@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_run import token_table
 
 from mtattn.batching import Batch, Batches, Position, TokenTable, collate, pad, pair_names, plan_epoch
 from mtattn.filtering import FilterConfig
@@ -24,7 +25,7 @@ def random_ids(count: int, seed: int) -> list[list[int]]:
 
 @pytest.fixture
 def batches(tokenizer) -> Batches:
-    tables = (TokenTable.from_lists(random_ids(70, seed)) for seed in (1, 2))
+    tables = (token_table(random_ids(70, seed)) for seed in (1, 2))
     return Batches(*tables, tokenizer, batch_tokens=128, seed=5)
 
 
@@ -111,9 +112,8 @@ def test_batch_moves_whole():
 
 def test_pairs_are_named_by_their_rows_in_the_corpus():
     batch = collate([[4, EOS]] * 3, [[5, EOS]] * 3, np.array([2, 0, 1]), pad_id=PAD, bos_id=BOS)
-    assert pair_names([batch], np.array([3, 8, 9]), most=2) == (
-        "training pairs 4, 9, ..., blank or invalid ones not counted"
-    )
+    assert pair_names([batch], np.array([3, 8, 9])) == "training pairs 4, 9, 10, blank or invalid ones not counted"
+    assert pair_names([batch] * 4, np.array([3, 8, 9])).endswith("10, 10, ..., blank or invalid ones not counted")
 
 
 # The table
@@ -154,7 +154,7 @@ def test_a_batch_holds_its_pairs(batches):
 def test_stream_resumes_at_any_position(batches, tokenizer, toy_lines, sampling):
     if sampling:
         src, tgt = (lines[:40] for lines in toy_lines)
-        tables = TokenTable.from_lists(tokenizer.encode_src(src)), TokenTable.from_lists(tokenizer.encode_tgt(tgt))
+        tables = token_table(tokenizer.encode_src(src)), token_table(tokenizer.encode_tgt(tgt))
         draw = SubwordSampling(tokenizer, TokenizerConfig(sampling=sampling), 256)
         batches = Batches(
             *tables,
@@ -174,7 +174,7 @@ def test_stream_resumes_at_any_position(batches, tokenizer, toy_lines, sampling)
 
 def test_sampling_differs_between_epochs(tokenizer, toy_lines):
     src, tgt = (lines[:1] for lines in toy_lines)
-    tables = TokenTable.from_lists(tokenizer.encode_src(src)), TokenTable.from_lists(tokenizer.encode_tgt(tgt))
+    tables = token_table(tokenizer.encode_src(src)), token_table(tokenizer.encode_tgt(tgt))
     draw = SubwordSampling(tokenizer, TokenizerConfig(sampling=0.1), 256)
     batches = Batches(*tables, tokenizer, batch_tokens=99, seed=5, sample=lambda chosen, seed: draw(src, tgt, seed))
     first, *others = (batches.at(Position(epoch, 0)).src.tolist() for epoch in range(4))
@@ -198,7 +198,7 @@ def test_an_error_while_preparing_reaches_the_reader(tokenizer):
     def sample(chosen, seed):
         raise OSError("the disk is gone")
 
-    table = TokenTable.from_lists(random_ids(5, 1))
+    table = token_table(random_ids(5, 1))
     batches = Batches(table, table, tokenizer, batch_tokens=99, seed=1, sample=sample)
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches.stream(Position()))

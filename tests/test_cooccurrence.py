@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_run import token_table
 
 from mtattn.batching import TokenTable
 from mtattn.cooccurrence import SHARE, cooccurrence_vectors, start_embeddings
@@ -18,7 +19,7 @@ def pairs(count: int = 600) -> tuple[TokenTable, TokenTable]:
     draw = np.random.default_rng(0)
     src = draw.integers(FIRST, SYNONYM + 1, (count, 6))
     tgt = np.where(src == SYNONYM, FIRST, src) + WORDS + 1
-    return TokenTable.from_lists(src), TokenTable.from_lists(tgt)
+    return token_table(src), token_table(tgt)
 
 
 def test_translations_and_synonyms_are_near():
@@ -40,7 +41,7 @@ def test_lengths_are_one_or_zero():
 
 @pytest.mark.parametrize("texts", [[[4]], [[4], [5]]], ids=["one pair", "no two pairs alike"])
 def test_where_nothing_is_known_all_is_zero(texts):
-    table = TokenTable.from_lists(texts)
+    table = token_table(texts)
     for vectors in cooccurrence_vectors(table, table, 8, 8, 16, seed=0):
         assert vectors.shape == (8, 16) and not vectors.any()
 

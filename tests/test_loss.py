@@ -1,4 +1,4 @@
-"""Losses: torch's, and the formulas in float64, are the reference; padding and chunks change nothing."""
+"""Losses: torch's, and R-Drop's formula in float64, are the reference; padding and chunks change nothing."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtattn.loss import LossConfig, cross_entropy, linear_cross_entropy, linear_rdrop
+from mtattn.loss import LossConfig, linear_cross_entropy, linear_rdrop
 
 PAD, V, D = 0, 11, 6
 
@@ -20,10 +20,14 @@ def draw(rows: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[
     return hidden.requires_grad_(), weight.requires_grad_(), targets
 
 
+def torch_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    return F.cross_entropy(logits, targets, ignore_index=PAD, label_smoothing=smoothing, reduction="sum")
+
+
 def rdrop_formula(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, rdrop: float) -> Tensor:
     """Half of Wu et al. (2021): nll1 + nll2 + rdrop / 2 (KL(p1|p2) + KL(p2|p1)), summed over real tokens."""
     first, second = ((h @ weight.T).log_softmax(-1) for h in hidden.chunk(2))
-    nll = sum(cross_entropy(log_p, targets, pad_id=PAD, label_smoothing=smoothing)[0] for log_p in (first, second))
+    nll = sum(torch_cross_entropy(log_p, targets, smoothing) for log_p in (first, second))
     divergence = F.kl_div(second, first, log_target=True, reduction="none")  # torch's order: KL(first | second)
     divergence = divergence + F.kl_div(first, second, log_target=True, reduction="none")
     return (nll + rdrop / 2 * divergence.sum(-1)[targets != PAD].sum()) / 2
@@ -33,37 +37,12 @@ def values_and_gradients(loss: Tensor, *inputs: Tensor) -> list[Tensor]:
     return [loss, *torch.autograd.grad(loss, inputs)]
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_cross_entropy_equals_torch(smoothing, dtype):
-    g = torch.Generator().manual_seed(0)
-    logits = (5 * torch.randn(4, 7, V, generator=g)).to(dtype).requires_grad_()
-    targets = torch.randint(0, V, (4, 7), generator=g)
-    ours, count = cross_entropy(logits, targets, pad_id=PAD, label_smoothing=smoothing)
-    theirs = F.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=PAD, label_smoothing=smoothing, reduction="sum"
-    )
-    assert int(count) == int((targets != PAD).sum())
-    for mine, reference in zip(*(values_and_gradients(x, logits) for x in (ours, theirs)), strict=True):
-        torch.testing.assert_close(mine, reference)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_cross_entropy_computes_half_precision_in_float32(dtype):
-    logits = torch.randn(9, V).to(dtype)
-    targets = torch.randint(1, V, (9,))
-    half, full = (cross_entropy(x, targets, pad_id=PAD, label_smoothing=0.1)[0] for x in (logits, logits.float()))
-    assert half.dtype == torch.float32
-    assert torch.equal(half, full)
-
-
-@given(st.integers(1, 40), st.integers(1, 50), st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 99))
-def test_linear_cross_entropy_equals_the_formula(rows, chunk, smoothing, seed):
+@given(st.integers(1, 40), st.integers(1, 50), st.sampled_from([0.0, 0.1, 0.9]), st.integers(0, 99))
+def test_linear_cross_entropy_equals_torch(rows, chunk, smoothing, seed):
     hidden, weight, targets = draw(rows, seed)
-    options = {"pad_id": PAD, "label_smoothing": smoothing}
-    ours, count = linear_cross_entropy(hidden, weight, targets, chunk=chunk, **options)
-    theirs, expected_count = cross_entropy(hidden @ weight.T, targets, **options)
-    assert count == expected_count
+    ours, count = linear_cross_entropy(hidden, weight, targets, pad_id=PAD, label_smoothing=smoothing, chunk=chunk)
+    theirs = torch_cross_entropy(hidden @ weight.T, targets, smoothing)
+    assert int(count) == int((targets != PAD).sum())
     for mine, reference in zip(*(values_and_gradients(x, hidden, weight) for x in (ours, theirs)), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 

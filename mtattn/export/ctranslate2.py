@@ -204,17 +204,12 @@ def _copied(*tensors: Tensor) -> Tensor:
 
 
 class CTranslate2Engine:
-    """Run an exported folder.
+    """Run an exported folder, in the numbers that its weights are stored in, where the machine can."""
 
-    Args:
-        threads: for each batch.
-        compute_type: "default" computes as the weights are stored, where the machine can.
-    """
-
-    def __init__(self, folder: Path, tokenizer: Tokenizer, threads: int = 1, compute_type: str = "default") -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.translator = extra("ctranslate2").Translator(
-            str(folder), device="cpu", inter_threads=1, intra_threads=threads, compute_type=compute_type
+            str(folder), device="cpu", inter_threads=1, intra_threads=1, compute_type="default"
         )
         self.tgt_ids = {piece: i for i, piece in enumerate(tokenizer.tgt_pieces(range(tokenizer.tgt_vocab_size)))}
 

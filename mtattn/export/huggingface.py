@@ -15,7 +15,7 @@ from mtattn.checkpoint import load_model, weights_of
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
 from mtattn.errors import FileError
-from mtattn.export.exporter import Exporter, Trained, extra
+from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import EXACT, Engine, Native
 from mtattn.export.stock import CLASSES, StockEngine, obstacles, stock_files
 from mtattn.mixing import FinetuneConfig
@@ -199,9 +199,10 @@ def push(folder: Path, repository: str) -> str:
         Its address.
 
     Raises:
-        ConfigError: huggingface_hub is missing. FileError: the hub refused, or cannot be reached.
+        FileError: the hub refused, or cannot be reached.
     """
-    hub = extra("huggingface_hub")
+    import huggingface_hub as hub
+
     try:
         address = hub.create_repo(repository, private=True, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=folder)

@@ -114,11 +114,7 @@ class EncoderGraph(nn.Module):
         self.model = model
 
     def forward(self, src: Tensor) -> tuple[Tensor, Tensor]:
-        memory = self.model._embed(self.model.src_embed, self.model.src_position, src)  # [B, S, D]
-        mask = (src != self.model.pad_id)[:, None, None]  # [B, 1, 1, S]
-        for layer in self.model.encoder:
-            memory = layer(memory, mask)
-        memory = self.model.encoder_norm(memory)
+        memory = self.model.encode(src, (src != self.model.pad_id)[:, None, None])  # [B, S, D]
         caches = [layer.cross_attn.project_memory(memory) for layer in layers(self.model)]
         return torch.stack([c.keys for c in caches]), torch.stack([c.values for c in caches])
 
@@ -141,7 +137,7 @@ class StepGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         # The position as a tensor: L as a plain number would be frozen into the graph.
         positions = torch.arange(past_keys.shape[3] + 1)[-1:]  # [1]
-        x = self.model._embed(self.model.tgt_embed, self.model.tgt_position, tokens[:, None], positions)  # [B, 1, D]
+        x = self.model.embed_tgt(tokens[:, None], positions)  # [B, 1, D]
         mask = src_mask[:, None, None]  # [B, 1, 1, S]
         grown = []
         for i, layer in enumerate(layers(self.model)):
@@ -293,10 +289,10 @@ class OnnxState:
 class OnnxEngine:
     """Run an exported folder by ONNX Runtime, searched by `mtattn.decode`."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, threads: int = 1) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
         runtime = extra("onnxruntime")
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         self.tokenizer = tokenizer
         self.encoder, self.step = (
             runtime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
