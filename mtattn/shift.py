@@ -57,7 +57,7 @@ def scan(src: ArrayLike, tgt: ArrayLike, reach: int = NEAR) -> tuple[list[Window
     return [_window(x, y, start, size, reach) for start in range(0, len(x) - size + 1, size)], size
 
 
-def find_shifts(src: ArrayLike, tgt: ArrayLike, reach: int) -> list[Shift]:
+def find_shifts(src: ArrayLike, tgt: ArrayLike, reach: int = NEAR) -> list[Shift]:
     """The parts of at least two windows' length that slipped by up to `reach` lines, with their first and last line."""
     x, y = _log(src), _log(tgt)
     windows, size = scan(src, tgt, reach)
