@@ -234,12 +234,14 @@ def _tokenizer_names(folder: Path) -> list[str]:
 
 
 def read_config(folder: Path) -> Config:
-    """The resolved config.toml of a run directory or released model.
+    """The resolved config.toml of a run directory, a released model, or a copy that holds one in model/.
 
     Raises:
         ModelError: there is none, or it is not one of ours.
     """
     path = folder / "config.toml"
+    if not path.is_file():
+        path = folder / "model" / "config.toml"
     if not path.is_file():
         raise ModelError(f"{folder}: not a run directory or released model (no config.toml)")
     try:

@@ -89,11 +89,12 @@ def train(
     from mtattn.resolve import resolve
 
     overrides = _file_overrides(config, src_file, tgt_file, dev_src, dev_tgt)
-    named = config or (None if overrides or from_ else "toy")
+    own_data = overrides or any(override.strip().startswith("data.train") for override in set_)
+    named = config or (None if own_data or from_ else "toy")
     flags = {"finetune.mix": mix, "train.max_minutes": max_minutes}
     overrides += [*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_]
     report, chosen = Reporter(), _device(device)
-    directory = RunDirectory(run or Path("runs") / _run_name(config, src_file))
+    directory = RunDirectory(run or Path("runs") / _run_name(named, src_file))
     resolved = resolve(named, overrides, directory, report, device=chosen, origin=from_, fresh=fresh)
     if not dry_run:
         report.note(f"config: {named or 'chosen for your files'}; run directory: {directory.path}")
@@ -161,9 +162,13 @@ def inspect(
     from mtattn.textio import open_lines
     from mtattn.translate import load_translator
 
-    with _reader_may_leave(), open_lines(input, Reporter()) as lines:
-        for picture in inspect_lines(load_translator(run, _device(device)), lines):
+    report = Reporter()
+    with _reader_may_leave(), open_lines(input, report) as lines:
+        translator = load_translator(run, _device(device))
+        for picture in inspect_lines(translator, lines):
             typer.echo(picture)
+        for note in translator.notes():
+            report.note(note)
 
 
 @app.command("eval")
@@ -293,7 +298,7 @@ def _file_overrides(
 def _run_name(config: str | None, src_file: Path | None) -> str:
     if config is not None:
         return Path(config).stem
-    return src_file.stem if src_file is not None else "toy"
+    return src_file.stem if src_file is not None else "train"
 
 
 def _device(chosen: Device) -> "torch.device":

@@ -60,7 +60,8 @@ class DecodeConfig:
     length_penalty: float = 1.0  # alpha in score = log_prob / length ** alpha, length counting EOS; larger: longer
     max_len_ratio: float = 2.0  # a target has at most max_len_ratio * source length + max_len_extra tokens, with EOS
     max_len_extra: int = 10
-    min_len: int = 0  # tokens before EOS is allowed
+    min_len_ratio: float = 0.0  # EOS is allowed after min_len_ratio * source length tokens, and after
+    min_len: int = 0  # so many
     # of the weights while translating, on a CPU: see mtattn.linear
     quantization: Literal["none", "bfloat16", "int8"] = "none"
     no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a target; 0: any may
@@ -82,6 +83,7 @@ class DecodeConfig:
             ("length_penalty", "from 0 to 5", 0 <= self.length_penalty <= 5),  # lengths to that power fit a float32
             ("max_len_ratio", "from 0 to 100", 0 <= self.max_len_ratio <= 100),  # memory holds what may be written
             ("max_len_extra", "from 1 to 10,000", 1 <= self.max_len_extra <= 10_000),
+            ("min_len_ratio", "from 0 to max_len_ratio", 0 <= self.min_len_ratio <= self.max_len_ratio),
             ("min_len", "0 or more", self.min_len >= 0),
             ("no_repeat_ngram_size", "0 (off) or more", self.no_repeat_ngram_size >= 0),
             ("diversity", "0 (off) or more", 0 <= self.diversity < math.inf),
@@ -102,6 +104,10 @@ class DecodeConfig:
     def reorders(self) -> bool:
         """Whether a hypothesis can extend one that stood in another place."""
         return self.search == "beam" and self.beam_size > 1
+
+    def least_len(self, src_len: int) -> int:
+        """The fewest tokens, without EOS, that a target may have; src_len: its source's, with EOS."""
+        return max(self.min_len, int(src_len * self.min_len_ratio))
 
     def max_len(self, src_len: int) -> int:
         """The most tokens, with EOS, that a target may have; src_len: its source's, with EOS."""
@@ -236,8 +242,9 @@ def search(
     state = start(src_lens, config, range(num_sentences) if seeds is None else seeds)
     max_len, choose = state.max_len, SEARCHES[config.search]
     rules = [*processors]
-    if config.min_len:
-        rules.append(MinLength(config.min_len, eos_id))
+    if config.min_len or config.min_len_ratio:
+        least = torch.tensor([config.least_len(length) for length in src_lens.tolist()], device=device)  # [N]
+        rules.append(MinLength(least, eos_id))
     if config.no_repeat_ngram_size:
         rules.append(NoRepeatNgram(config.no_repeat_ngram_size))
     never = torch.tensor(sorted({pad_id, bos_id} - {eos_id}), device=device)  # some models start targets with EOS

@@ -47,8 +47,8 @@ _searches: "weakref.WeakKeyDictionary[Transformer, GraphSearch]" = weakref.WeakK
 
 def can_record(model: Transformer, config: DecodeConfig) -> bool:
     """Whether `GraphSearch` knows this kind of model and of search."""
-    plain = config.search == "beam" and not (config.diversity or config.min_len or config.no_repeat_ngram_size)
-    return plain and supports(model)
+    forbids = config.min_len or config.min_len_ratio or config.no_repeat_ngram_size
+    return config.search == "beam" and not (config.diversity or forbids) and supports(model)
 
 
 def graph_search(model: Transformer) -> "GraphSearch":

@@ -316,7 +316,7 @@ class Transformer(nn.Module):
         return self._embed(self.tgt_embed, self.tgt_position, tgt_in, positions)
 
     def source_mask(self, src: Tensor) -> Mask | None:
-        """Which source positions may be attended to: the only place where padding becomes a mask.
+        """Which source positions may be attended to: where padding becomes a mask.
 
         None where nothing is padded, which attention then need not look at; a GPU is not asked, since it would wait.
         """

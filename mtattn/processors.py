@@ -43,19 +43,19 @@ def forbid(rules: Sequence[Processor], logits: Tensor, history: Tensor, sentence
 
 
 class MinLength:
-    """Forbids EOS until a target has min_len tokens.
+    """Forbids EOS until a target has as many tokens as its sentence asks for.
 
     Args:
-        min_len: tokens before EOS, 0 or more.
+        min_lens: int64, for each sentence of the whole input the tokens before EOS.
         eos_id: the token that ends a target.
     """
 
-    def __init__(self, min_len: int, eos_id: int) -> None:
-        self.min_len, self.eos_id = min_len, eos_id
+    def __init__(self, min_lens: Tensor, eos_id: int) -> None:
+        self.min_lens, self.eos_id = min_lens, eos_id
 
     def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
-        if history.size(2) < self.min_len:
-            logits[..., self.eos_id] = -math.inf
+        short = history.size(2) < self.min_lens[sentences]  # [N]
+        logits[..., self.eos_id].masked_fill_(short[:, None], -math.inf)
         return logits
 
 

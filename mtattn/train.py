@@ -321,7 +321,7 @@ class Trainer:
         bleu, state = self.ranks.from_main(self._validate), self.state
         if bleu > state.best_bleu:
             state.best_bleu, state.best_step, state.stale = bleu, state.step, 0
-        else:
+        elif state.best_bleu >= 1:  # below, it has not begun to translate
             state.stale += 1
         state.valid_due, state.valid_step = False, state.step
         self._save()

@@ -233,6 +233,7 @@ class Translator:
         if self.num_split:
             found.append(
                 f"{self.num_split} lines of over {self.max_len} pieces were split, at sentence ends where possible"
+                + ("; of each the best translation alone" if self.config.nbest > 1 else "")
             )
         for flag, what in NOTED.items():
             if count := self.flagged[flag]:

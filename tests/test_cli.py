@@ -98,6 +98,8 @@ def test_files_need_no_config(mtattn_: Run, tmp_path: Path) -> None:
     Path("resolved.toml").write_text(out)
     resolved = load_config("resolved.toml")
     assert (resolved.data, resolved.train.max_minutes) == (load_config(None, given).data, 7)
+    _, again, err = mtattn_("train", *(part for setting in given for part in ("--set", setting)), "--dry-run")
+    assert err.startswith("chosen for 60 pairs") and again == out
     for line in err.splitlines()[1:-1]:
         key, value = line.split("  (")[0].split(" = ")
         section, name = key.split(".")

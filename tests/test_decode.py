@@ -375,6 +375,13 @@ def test_min_len_and_no_repeat_ngram_size():
     assert run([repeats], DecodeConfig(beam_size=1, min_len=3))[0][0].ids == [A, A, A]
 
 
+def test_the_least_length_goes_with_the_source():
+    eager: Table = {p: {EOS: 0.9, A: 0.1} for n in range(9) for p in itertools.product((A,), repeat=n)}
+    config = DecodeConfig(beam_size=1, min_len=2, min_len_ratio=0.5)
+    found = run([eager] * 3, config, lens=[1, 7, 0])
+    assert [len(hyps[0].ids) for hyps in found] == [2, 3, 2]
+
+
 def test_processors_of_the_caller_apply_too():
     assert run([GARDEN_PATH], DecodeConfig(beam_size=1), processors=[ForcedPrefix([[B]])])[0][0].ids == [B]
 
@@ -412,6 +419,8 @@ def test_diversity_sets_siblings_back():
         ("max_len_extra", 0),
         ("max_len_extra", 10**20),
         ("min_len", -1),
+        ("min_len_ratio", -0.1),
+        ("min_len_ratio", 2.1),
         ("no_repeat_ngram_size", -1),
         ("diversity", -1.0),
         ("temperature", 1e-4),

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from tiny_run import tiny_config, train_tiny, write_corpus
 from typer.testing import CliRunner
 
 from mtattn.cli import ExportTarget, app
@@ -81,3 +82,14 @@ def test_a_missing_extra_is_exit_code_2(released, tmp_path, monkeypatch):
     assert isinstance(error, ConfigError)
     assert "pip install 'mtattn[export]'" in str(error)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_without_a_dev_corpus_it_is_compared_on_what_training_held_out(tmp_path):
+    config = tiny_config(write_corpus(tmp_path / "data"), "data.dev=[]", "train.max_steps=1")
+    train_tiny(config, tmp_path / "run")
+    result = run(tmp_path / "run", "--to", "huggingface", tmp_path / "out")
+    assert "translations are equal" in result.stderr.replace("\n", " "), result.stderr
+    (tmp_path / "data" / "train.en").unlink()
+    result = run(tmp_path / "run", "--to", "huggingface", tmp_path / "out", "--force")
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception).endswith("; give source text to compare on with --lines FILE")

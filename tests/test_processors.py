@@ -24,7 +24,8 @@ def forbidden(processor: Processor, histories: list[list[int]], sentences: list[
 
 @pytest.mark.parametrize(("history", "expected"), [([], [EOS]), ([3], [EOS]), ([3, 3], []), ([3, 3, 3], [])])
 def test_min_length(history, expected):
-    assert forbidden(MinLength(2, EOS), [history]) == [expected]
+    assert forbidden(MinLength(torch.tensor([2]), EOS), [history]) == [expected]
+    assert forbidden(MinLength(torch.tensor([9, 2]), EOS), [history], sentences=[1]) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -70,13 +71,13 @@ def test_forced_prefix_is_each_sentences_own():
 
 def test_with_nothing_else_left_eos_is_allowed():
     logits = torch.zeros(2, 1, V)
-    rules = [ForcedPrefix([[EOS], [EOS]]), MinLength(9, EOS)]
+    rules = [ForcedPrefix([[EOS], [EOS]]), MinLength(torch.tensor([9, 9]), EOS)]
     logits = forbid(rules, logits, torch.zeros(2, 1, 0, dtype=torch.int64), torch.arange(2), EOS)
     assert (logits[:, 0] == 0).nonzero().tolist() == [[0, EOS], [1, EOS]]
 
 
 EXAMPLES = {
-    "min_len": MinLength(9, EOS),
+    "min_len": MinLength(torch.arange(8) + 3, EOS),
     "no_repeat_ngram": NoRepeatNgram(2),
     "forced_prefix": ForcedPrefix([[i % V] * 9 for i in range(8)]),
 }

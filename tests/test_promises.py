@@ -21,7 +21,7 @@ SEARCHES = {
     "greedy": replace(CONFIG, beam_size=1),
     "diverse": replace(CONFIG, beam_size=4, nbest=3, length_penalty=0.6, diversity=0.5),
     "sample": replace(CONFIG, search="sample", nbest=2, temperature=0.7, top_k=9),
-    "restricted": replace(CONFIG, min_len=2, no_repeat_ngram_size=2),
+    "restricted": replace(CONFIG, min_len=2, min_len_ratio=0.4, no_repeat_ngram_size=2),
 }
 AWKWARD = (
     "\0",

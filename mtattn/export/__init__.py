@@ -14,12 +14,12 @@ import mtattn
 from mtattn.checkpoint import load_model
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
-from mtattn.errors import ConfigError, FileError
+from mtattn.errors import ConfigError, CorpusError, FileError
 from mtattn.export import ctranslate2, huggingface, onnx
 from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import Ids, Native, Parity, compare, require_parity
 from mtattn.model import ModelConfig
-from mtattn.prepare import load_split
+from mtattn.prepare import Pairs, held_out, load_split, open_corpus
 from mtattn.progress import Reporter
 from mtattn.textio import open_lines
 from mtattn.tokenizer import Tokenizer
@@ -120,9 +120,10 @@ def _parity_text(config: Config, lines: Path | None, tokenizer: Tokenizer, repor
         with open_lines(lines, report) as texts:
             found = _fitting(((tokenizer.encode_src([text])[0],) for text in texts if text.strip()), most, str(lines))
         return [src for (src,) in found], None
-    if not config.data.dev:
-        raise ConfigError("the model's config names no dev corpus; give source text to compare on with --lines FILE")
-    pairs = load_split(config.data, "dev")
+    try:
+        pairs = load_split(config.data, "dev") if config.data.dev else _held_out(config)
+    except CorpusError as error:
+        raise ConfigError(f"{error}; give source text to compare on with --lines FILE") from None
     encoded = (
         (tokenizer.encode_src([src])[0], tokenizer.encode_tgt([tgt])[0])
         for src, tgt in zip(pairs.src, pairs.tgt, strict=True)
@@ -130,6 +131,11 @@ def _parity_text(config: Config, lines: Path | None, tokenizer: Tokenizer, repor
     )
     both = _fitting(encoded, most, "the dev corpus")
     return [src for src, _ in both], [tgt for _, tgt in both]
+
+
+def _held_out(config: Config) -> Pairs:
+    """What training kept for validation, where no dev corpus is named."""
+    return held_out(open_corpus(config.data), config.train.hold_out, config.train.seed)
 
 
 def _fitting(rows: Iterable[tuple[list[int], ...]], most: int, where: str) -> list[tuple[list[int], ...]]:

@@ -27,7 +27,7 @@ CARD = """\
 ---
 language: {languages}
 license: unknown
-library_name: mtattn
+library_name: {library}
 pipeline_tag: translation
 tags: [translation, mtattn]
 {model_index}---
@@ -87,6 +87,7 @@ def card(trained: Trained, scores: dict[str, Any]) -> str:
     """README.md. scores: as `mtattn eval --json` prints them, or what training found ("dev_bleu")."""
     data, model = trained.config.data, trained.config.model
     return CARD.format(
+        library="mtattn" if obstacles(trained.config) else "transformers",
         transformers=_transformers(trained.config),
         # In quotes: YAML takes a bare `no`, Norwegian, for false.
         languages=json.dumps([data.src, data.tgt], ensure_ascii=False),
@@ -129,7 +130,7 @@ def _named(corpus: Corpus) -> str:
 def _greedy_command(decode: DecodeConfig) -> str:
     """What makes mtattn search as the folder's generation_config.json says, whatever the model's [decode] does."""
     plain = DecodeConfig()
-    names = ("search", "nbest", "quantization")
+    names = ("search", "nbest", "quantization", "min_len_ratio")
     changes = [f"--set decode.{n}={getattr(plain, n)}" for n in names if getattr(decode, n) != getattr(plain, n)]
     return " ".join(["mtattn translate --beam 1", *changes])
 
