@@ -1,10 +1,10 @@
 """Several processes train one model: each computes its share of every batch, and the gradients are summed.
 
-`torchrun --nproc-per-node N -m -- mtattn train ...` starts N ranks. All of them walk through the same batches; rank r of
-N takes every N-th pair from the r-th on. Losses are sums that are divided by the tokens of the whole step, so the sum of
-the ranks' gradients is the gradient of the whole batch, and the run is that of one process with the same config: its
-steps, its checkpoints, and, but for what dropout draws and up to the rounding of sums, its losses. It can go on with
-any other number of ranks.
+`torchrun --nproc-per-node N -m -- mtattn train ...` starts N ranks. All of them walk through the same batches; rank r
+of N takes every N-th pair from the r-th on. Losses are sums that are divided by the tokens of the whole step, so the
+sum of the ranks' gradients is the gradient of the whole batch, and the run is that of one process with the same config:
+its steps, its checkpoints, and, but for what dropout draws and up to the rounding of sums, its losses. It can go on
+with any other number of ranks.
 
 One all-reduce of all gradients in one buffer does this. DistributedDataParallel would divide by the number of ranks,
 where shares differ in tokens, and hook each parameter to overlap communication with the backward pass, which pays off

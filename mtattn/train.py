@@ -25,6 +25,7 @@ from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
 from mtattn.finetune import Finetuning, load_origin, lowered
 from mtattn.gradient import Gradient
+from mtattn.health import ready
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.memory import keep_freed_memory
 from mtattn.model import Transformer
@@ -321,7 +322,7 @@ class Trainer:
         bleu, state = self.ranks.from_main(self._validate), self.state
         if bleu > state.best_bleu:
             state.best_bleu, state.best_step, state.stale = bleu, state.step, 0
-        elif state.best_bleu >= 1:  # below, it has not begun to translate
+        elif self.finetuning is not None or ready(epochs=self._epochs(), tgt_tokens=state.tgt_tokens):
             state.stale += 1
         state.valid_due, state.valid_step = False, state.step
         self._save()

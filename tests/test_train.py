@@ -334,7 +334,7 @@ def test_what_does_not_recover_names_its_pairs(corpus: Path, tmp_path: Path, mon
 def test_early_stopping_counts_validations_without_a_better_score(corpus: Path, tmp_path: Path) -> None:
     result = train_tiny(tiny_config(corpus, "train.patience=1", "train.max_epochs=9"), tmp_path / "run")
     assert result.reason == "BLEU has not risen for 1 validations"
-    assert result.step == 10
+    assert result.step == 25  # nor had it at step 10, but in two epochs nobody learns anything
 
 
 def test_validation_splits_what_learned_positions_cannot_hold(corpus: Path, tmp_path: Path) -> None:
