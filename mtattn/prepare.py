@@ -1,20 +1,27 @@
 """All that must stand before the first step: corpora, held-out pairs, tokenizer, encoded examples."""
 
+import hashlib
+import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from mtattn.batching import IntArray
 from mtattn.config import Config
-from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus, read_tables
-from mtattn.errors import ConfigError, CorpusError
+from mtattn.corpus import DataConfig, LoadedCorpus, building_folder, load_corpus, read_tables
+from mtattn.errors import ConfigError, CorpusError, FileError, ModelError
 from mtattn.examples import Examples, encode_corpus
 from mtattn.mixing import Mixture
 from mtattn.progress import Reporter
-from mtattn.tokenizer import Tokenizer, train_tokenizer
+from mtattn.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
+
+NOTES = "notes.json"  # beside a tokenizer in the cache: what its training had to say
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
         corpus = _joined(corpus, old.corpus)
     if tokenizer is None:
         with report.bar("training the tokenizer", None):
-            most = max(1, config.tokenizer.max_sentences // (2 if config.tokenizer.joint else 1))
-            src, tgt = (_column(corpus, side, most) for side in ("src", "tgt"))
-            tokenizer, notes = train_tokenizer(src, tgt, config.tokenizer)
+            tokenizer, notes = _trained_tokenizer(corpus, config.tokenizer)
         for note in notes:
             report.note(note)
     _require_positions(config, tokenizer, dev)
@@ -184,6 +189,32 @@ def _require_positions(config: Config, tokenizer: Tokenizer, dev: Pairs) -> None
             f"model.position.max_len = {position.max_len}; raise that to {longest} or more, take another kind, "
             "or leave the pair out of the dev set"
         )
+
+
+def _trained_tokenizer(corpus: LoadedCorpus, config: TokenizerConfig) -> tuple[Tokenizer, list[str]]:
+    """As `train_tokenizer`; what an earlier run trained on the same corpus in the same way is used again.
+
+    Raises:
+        CorpusError: the corpus allows no such vocabulary. FileError: the cache cannot be written.
+    """
+    made_of = [version("sentencepiece"), corpus.dataset._fingerprint, asdict(config)]
+    cache = cache_folder() / "tokenizers"
+    folder = cache / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    with suppress(ModelError, OSError, ValueError):  # not there, or damaged
+        return Tokenizer.load(folder), json.loads((folder / NOTES).read_bytes())
+    most = max(1, config.max_sentences // (2 if config.joint else 1))
+    src, tgt = (_column(corpus, side, most) for side in ("src", "tgt"))
+    tokenizer, notes = train_tokenizer(src, tgt, config)
+    try:
+        with building_folder(cache) as work:
+            for name, data in {**tokenizer.to_files(), NOTES: json.dumps(notes).encode()}.items():
+                (work / name).write_bytes(data)
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another run was faster
+                work.rename(folder)
+    except OSError as error:
+        raise FileError(f"{cache}: cannot write the cache: {error.strerror or error}") from None
+    return tokenizer, notes
 
 
 def _column(corpus: LoadedCorpus, side: str, most: int) -> Iterator[str]:

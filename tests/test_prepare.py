@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from tiny_run import Notes
 
 from mtattn.config import Config, load_config
 from mtattn.corpus import DataConfig
@@ -72,6 +73,24 @@ def test_texts_are_those_of_the_examples(corpus):
     src, tgt = data.texts(chosen)
     assert data.tokenizer.encode_src(src) == [data.examples.src.row(i).tolist() for i in chosen]
     assert data.tokenizer.encode_tgt(tgt) == [data.examples.tgt.row(i).tolist() for i in chosen]
+
+
+def test_the_same_corpus_trains_its_tokenizer_once(corpus, monkeypatch):
+    report, again = Notes(), Notes()
+    first = prepare(config_of(corpus, "tokenizer.vocab_size=3000"), None, report).tokenizer
+    with monkeypatch.context() as patch:
+        patch.setattr("mtattn.prepare.train_tokenizer", None)
+        second = prepare(config_of(corpus, "tokenizer.vocab_size=3000"), None, again).tokenizer
+        assert second.to_files() == first.to_files()
+        assert again.said == report.said and any("the corpus holds no more" in said for said in report.said)
+        with pytest.raises(TypeError):
+            prepare(config_of(corpus), None, Reporter())  # another vocabulary
+    for model in (cache_folder() / "tokenizers").rglob("*.model"):
+        model.write_bytes(b"damaged")
+    assert (
+        prepare(config_of(corpus, "tokenizer.vocab_size=3000"), None, Reporter()).tokenizer.to_files()
+        == first.to_files()
+    )
 
 
 def test_a_given_tokenizer_is_used(corpus, tokenizer):
