@@ -78,13 +78,15 @@ class RunDirectory:
         return self.config_file.is_file()
 
     def require_unmarked(self) -> None:
-        """Refuse checkpoints of a run whose config is gone: nobody knows what they belong to.
+        """Refuse to begin where no run's config is, but checkpoints, or a model/ that may be somebody else's.
 
         Raises:
             ModelError
         """
         if self._folders():
             raise ModelError(f"{self.path}: has checkpoints but no config.toml; put it back, or --fresh starts over")
+        if self.model.exists():
+            raise ModelError(f"{self.model}: is in the way, and no run began here; give another --run, or --fresh")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -114,13 +116,20 @@ class RunDirectory:
         """Remove what earlier training left here (and nothing else that lies in the folder)."""
         self.config_file.unlink(missing_ok=True)  # first: without it, nothing here counts as a run
         for folder in (self.checkpoints, self.model):
-            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise FileError(f"{folder}: cannot be removed: {error.strerror}; delete it by hand") from None
         for name in ("best", "last", "metrics.jsonl", "train.log", *_tokenizer_names(self.path)):
             (self.path / name).unlink(missing_ok=True)
 
     def begin(self, config: Config, tokenizer: Tokenizer) -> None:
         """Write what a whole run shares, where it is not there yet; config.toml last, since it marks a run as begun."""
         files = {**tokenizer.to_files(), self.config_file.name: config.to_toml().encode()}
+        for name in {*_tokenizer_names(self.path)} - {*files}:  # of a run that was killed before it began
+            (self.path / name).unlink()
         for path, data in ((self.path / name, data) for name, data in files.items()):
             if not path.is_file() or path.read_bytes() != data:
                 write_file(path, data)

@@ -79,6 +79,8 @@ class TrainConfig:
         for name in (*limits, "valid_every", "save_every", "seed", "threads"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if self.threads > 1024:
+            raise ValueError(f"threads is {self.threads}; allowed: 0 to 1024")
         if self.seed >= 2**63:
             raise ValueError(f"seed is {self.seed}; allowed: less than 2^63")
         if not (self.max_steps or self.max_epochs or self.max_minutes):
@@ -218,7 +220,7 @@ def _read(source: str) -> tuple[str, dict[str, Any]]:
             raise ConfigError(f"no config file or bundled config named {source!r}{_choices(source, list(known))}")
         path = known[source]
     try:
-        return str(path), tomllib.loads(path.read_text(encoding="utf-8"))
+        return str(path), tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:

@@ -7,6 +7,8 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
+CHARS_PER_WORD = 15  # more than any language has that writes spaces between words
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -28,12 +30,20 @@ def score(hypotheses: Sequence[str], references: Sequence[str], *, ter: bool = T
 
     Raises:
         ValueError: their numbers differ, or there are none.
+
+    BLEU counts words as sacreBLEU's 13a finds them, or characters where references have no spaces between words: a
+    whole clause of Chinese would count as one word. The signature says which.
     """
     if len(hypotheses) != len(references) or not references:
         raise ValueError(f"{len(hypotheses)} hypotheses, {len(references)} references; give equally many, at least 1")
-    metrics: dict[str, BLEU | CHRF | TER] = {"bleu": BLEU(), "chrf": CHRF()}
+    metrics: dict[str, BLEU | CHRF | TER] = {"bleu": BLEU(tokenize=_bleu_tokenizer(references)), "chrf": CHRF()}
     if ter:
         metrics["ter"] = TER()
     points = {name: metric.corpus_score(list(hypotheses), [list(references)]).score for name, metric in metrics.items()}
     signature = {name: str(metric.get_signature()) for name, metric in metrics.items()}
     return Scores(points["bleu"], points["chrf"], points.get("ter"), signature, len(references))
+
+
+def _bleu_tokenizer(references: Sequence[str]) -> str:
+    chars = sum(len(line) for line in references)
+    return "13a" if chars <= CHARS_PER_WORD * sum(len(line.split()) for line in references) else "char"

@@ -19,8 +19,10 @@ from mtattn.errors import ConfigError, CorpusError, FileError, ModelError
 from mtattn.examples import Examples, encode_corpus
 from mtattn.mixing import Mixture
 from mtattn.progress import Reporter
+from mtattn.storage import read_json, verify_folder, write_folder
 from mtattn.tokenizer import Tokenizer, TokenizerConfig, train_tokenizer
 
+VERSION = 1  # of what is kept of tokenizers; to be raised when the same settings give another one
 NOTES = "notes.json"  # beside a tokenizer in the cache: what its training had to say
 
 
@@ -100,6 +102,13 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
     if old.dev is not None and (config.filter.leaked or not config.finetune.old.dev):
         kept_out.update(old.dev.src, old.dev.tgt)
     num_new = len(corpus.dataset)
+    if old.corpus is not None and config.filter.leaked and config.finetune.old.test:
+        try:
+            test = load_split(config.finetune.old, "test")
+        except (CorpusError, ConfigError, FileError) as error:
+            report.warn(f"the old model's test set is not there, so its pairs may be among the old ones: {error}")
+        else:
+            kept_out.update(test.src, test.tgt)
     if old.corpus is not None:
         corpus = _joined(corpus, old.corpus)
     if tokenizer is None:
@@ -195,25 +204,21 @@ def _trained_tokenizer(corpus: LoadedCorpus, config: TokenizerConfig) -> tuple[T
     """As `train_tokenizer`; what an earlier run trained on the same corpus in the same way is used again.
 
     Raises:
-        CorpusError: the corpus allows no such vocabulary. FileError: the cache cannot be written.
+        CorpusError: the corpus allows no such vocabulary.
     """
-    made_of = [version("sentencepiece"), corpus.dataset._fingerprint, asdict(config)]
+    made_of = [VERSION, version("sentencepiece"), corpus.dataset._fingerprint, asdict(config)]
     cache = cache_folder() / "tokenizers"
     folder = cache / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    with suppress(ModelError, OSError, ValueError):  # not there, or damaged
-        return Tokenizer.load(folder), json.loads((folder / NOTES).read_bytes())
+    with suppress(ModelError):  # not there, or damaged
+        verify_folder(folder, [NOTES])
+        return Tokenizer.load(folder), read_json(folder / NOTES)["notes"]
     most = max(1, config.max_sentences // (2 if config.joint else 1))
     src, tgt = (_column(corpus, side, most) for side in ("src", "tgt"))
     tokenizer, notes = train_tokenizer(src, tgt, config)
-    try:
-        with building_folder(cache) as work:
-            for name, data in {**tokenizer.to_files(), NOTES: json.dumps(notes).encode()}.items():
-                (work / name).write_bytes(data)
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # another run was faster
-                work.rename(folder)
-    except OSError as error:
-        raise FileError(f"{cache}: cannot write the cache: {error.strerror or error}") from None
+    with suppress(OSError, FileError), building_folder(cache) as work:  # without it, the next run trains it again
+        write_folder(work / "made", {**tokenizer.to_files(), NOTES: json.dumps({"notes": notes}).encode()})
+        shutil.rmtree(folder, ignore_errors=True)
+        (work / "made").rename(folder)
     return tokenizer, notes
 
 

@@ -32,7 +32,7 @@ class Reporter:
 
     def log_to(self, path: Path) -> None:
         """From now on, append every note to this file too."""
-        self._log = path.open("a", encoding="utf-8")
+        self._log = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def close(self) -> None:
         """Write no more to that file."""

@@ -14,6 +14,7 @@ from mtattn.finetune import explain, finetune_table, resumed_table
 from mtattn.prepare import open_corpus
 from mtattn.progress import Reporter
 from mtattn.sizing import as_table, choose, choose_batch, estimate, measure
+from mtattn.storage import MANIFEST
 
 TOGETHER = (("train.batch_tokens", "train.accumulate"), ("train.max_steps", "train.valid_every"))
 """Of these settings the second means little without the first: one that is given keeps the other from being chosen."""
@@ -54,6 +55,8 @@ def resolve(
         origin = Path(named)
     if origin is not None and origin.resolve() in (run.path.resolve(), run.model.resolve()):
         raise ConfigError(f"--from {origin} is what --run {run.path} would replace; give another --run")
+    if (run.path / MANIFEST).is_file():
+        raise ConfigError(f"--run {run.path} is a released model; --from {run.path} goes on from it in another --run")
     if run.started and not fresh:
         return _begun(given, where, run, origin, sized=source is None)
     if origin is not None and not given.get("data", {}).get("train"):

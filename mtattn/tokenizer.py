@@ -42,12 +42,13 @@ class TokenizerConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        if self.vocab_size <= NUM_RESERVED:
+        if not NUM_RESERVED < self.vocab_size <= 1_000_000:
             raise ValueError(
-                f"vocab_size is {self.vocab_size}; allowed: more than {NUM_RESERVED} (4 special pieces and 256 bytes)"
+                f"vocab_size is {self.vocab_size}; allowed: more than {NUM_RESERVED} (4 special pieces and 256 bytes), "
+                "at most 1,000,000"
             )
-        if self.max_sentences < 1:
-            raise ValueError(f"max_sentences is {self.max_sentences}; allowed: 1 or more")
+        if not 1 <= self.max_sentences <= 1_000_000_000:
+            raise ValueError(f"max_sentences is {self.max_sentences}; allowed: 1 to 1,000,000,000")
         if not 0 <= self.sampling < 1:
             raise ValueError(f"sampling is {self.sampling}; allowed: 0 <= sampling < 1")
 

@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "budget": "batching checkpoint config gradient objective precision prepare splitting subwords",
     "card": "config",
     "checkpoint": "config metrics model storage tokenizer unfilled",
-    "prepare": "batching config corpus examples mixing progress tokenizer",
+    "prepare": "batching config corpus examples mixing progress storage tokenizer",
     "translate": "batching checkpoint config corpus decode flags graph_search inference model prefix processors "
     "segments tokenizer",
 }

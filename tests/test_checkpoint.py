@@ -185,3 +185,27 @@ def test_a_stored_config_that_is_wrong_is_a_model_error(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[model]\nd_modell = 8\n")
     with pytest.raises(ModelError, match=r"config.toml: model.d_modell is not a setting; did you mean 'd_model'"):
         read_config(tmp_path)
+
+
+def test_clear_removes_a_link_to_another_disk(run: RunDirectory, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "step-3").mkdir(parents=True)
+    run.path.mkdir(exist_ok=True)
+    run.checkpoints.symlink_to(elsewhere)
+    run.clear()
+    assert not run.checkpoints.exists() and not run.checkpoints.is_symlink()
+    assert (elsewhere / "step-3").is_dir()
+
+
+def test_somebody_elses_model_folder_is_not_begun_over(run: RunDirectory) -> None:
+    run.model.mkdir(parents=True)
+    with pytest.raises(ModelError, match="model: is in the way, and no run began here"):
+        run.require_unmarked()
+
+
+def test_beginning_removes_tokenizers_of_another_kind(run: RunDirectory, tokenizer: Tokenizer) -> None:
+    run.path.mkdir(exist_ok=True)
+    (run.path / "tokenizer.src.model").write_bytes(b"old")
+    (run.path / "tokenizer.tgt.model").write_bytes(b"old")
+    run.begin(Config(), tokenizer)
+    assert {path.name for path in run.path.glob("tokenizer*")} == {"tokenizer.model"}

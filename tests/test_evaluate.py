@@ -92,3 +92,11 @@ def test_validation_is_greedy_and_shows_samples(model, tokenizer, dev):
     assert outcome.perplexity == pytest.approx(math.exp(outcome.loss))
     assert len(calls) >= 2
     assert not model.training
+
+
+def test_without_spaces_between_words_bleu_counts_characters():
+    texts = ["我们今天去公园里散步然后回家吃饭", "猫坐在垫子上看着窗外的小鸟飞来飞去"]
+    found = score(texts, texts)
+    assert found.bleu == pytest.approx(100)
+    assert "tok:char" in found.signature["bleu"]
+    assert "tok:13a" in score(["a cat"], ["the cat sat on a mat"]).signature["bleu"]

@@ -167,6 +167,21 @@ def test_a_model_without_a_dev_corpus_is_scored_on_what_it_held_out(work: Path, 
     assert scores["old_dev"]["before"]["bleu"] == pytest.approx(base["dev_bleu"])
 
 
+def test_the_old_test_set_is_not_mixed_in(work: Path, tmp_path: Path) -> None:
+    for side in ("en", "de"):
+        lines = (work / "old" / f"train.{side}").read_text().splitlines(keepends=True)
+        (work / "old" / f"test.{side}").write_text("".join(lines[:9]))
+    train_tiny(tiny_config(work / "old", "data.test=test.{en,de}", "train.max_epochs=1"), tmp_path / "base")
+    report = Notes()
+    config = asked(work, tmp_path / "run", "train.max_epochs=1", "finetune.mix=0.5", origin=tmp_path / "base")
+    train_tiny(config, tmp_path / "run", report)
+    assert any("in dev or test" in said for said in report.said)
+    for side in ("en", "de"):
+        (work / "old" / f"test.{side}").unlink()
+    train_tiny(config, tmp_path / "again", report)
+    assert any("the old model's test set is not there" in said for said in report.warnings)
+
+
 # Old data mixed in
 
 

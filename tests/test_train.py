@@ -20,6 +20,7 @@ from mtattn.config import Config
 from mtattn.errors import ConfigError, CorpusError, DivergedError, ModelError
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.prepare import prepare
+from mtattn.resolve import resolve
 from mtattn.train import MAX_SKIPPED, Trainer
 
 
@@ -425,3 +426,22 @@ def test_training_outlives_the_reader_of_its_messages(corpus: Path, tmp_path: Pa
     assert process.wait(timeout=100) == 0
     assert last_checkpoint(tmp_path / "run")["step"] == 10
     assert "done: reached its limit at step 10" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_a_released_model_is_no_run_directory(corpus: Path, tmp_path: Path) -> None:
+    train_tiny(tiny_config(corpus, "train.max_steps=1"), tmp_path / "run")
+    model = RunDirectory(tmp_path / "run" / "model")
+    with pytest.raises(ConfigError, match=r"is a released model; --from .* goes on from it"):
+        resolve("toy", [], model, Notes(), device=torch.device("cpu"))
+
+
+def test_a_best_checkpoint_that_is_gone_has_no_score(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, "train.max_epochs=3")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(7, patch)
+        train_tiny(config, tmp_path / "run")
+    state = last_checkpoint(tmp_path / "run")
+    assert (state["step"], state["best_step"]) == (7, 5)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-5")
+    train_tiny(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "model" / "scores.json").read_text())["step"] >= 7
