@@ -113,6 +113,7 @@ def exported(folder: Path, translator: Translator, threads: int, compute_type: s
             beam_size=beam,
             length_penalty=config.length_penalty,
             max_decoding_length=int(longest * config.max_len_ratio) + config.max_len_extra,
+            min_decoding_length=0,
             max_input_length=0,
             max_batch_size=batch,
         )

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,7 +101,8 @@ def train(
     for note in resolved.notes:
         report.note(note)
     if dry_run:
-        typer.echo(resolved.config.to_toml(), nl=False)
+        with _reader_may_leave():
+            typer.echo(resolved.config.to_toml(), nl=False)
         return
     from mtattn.train import train
 
@@ -252,8 +253,9 @@ def export(
     if check:
         config = read_config(Path(run)) if Path(run).is_dir() else load_config(run)
         known = remarks(config)
-        for name, reasons in capabilities(config.model).items():
-            typer.echo(f"{name}: {'; '.join(reasons) or ', '.join(filter(None, ('yes', known[name])))}")
+        with _reader_may_leave():
+            for name, reasons in capabilities(config.model).items():
+                typer.echo(f"{name}: {'; '.join(reasons) or ', '.join(filter(None, ('yes', known[name])))}")
         return
     if to is None or out is None:
         raise ConfigError("give --to and the folder to write: mtattn export RUN --to ctranslate2 OUT")
@@ -322,7 +324,12 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         message, exit_code = _explain(error)
-        typer.echo(f"error: {message}", err=True)
+        with suppress(OSError):  # a full disk behind stderr leaves the exit code to tell
+            typer.echo(f"error: {message}", err=True)
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError, AttributeError):  # what it could not write it would try again, and exit with 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(exit_code)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -69,6 +69,14 @@ class Reporter:
 
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does; where stderr takes no more, as on a full disk, what is at work goes on, silently."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # else Python fails once more at its end
+
     def on_broken_pipe(self) -> None:
         """Nobody reads any more, as after `2>&1 | head`: what is at work goes on, silently. rich would exit."""
         self.quiet = True
@@ -97,7 +105,6 @@ class _PlainBar:
         if self._total and done > 0:
             left = f", {_duration((now - self._started) * (self._total - done) / done)} left"
         self._console.print(f"{self._name}: {done:.0f}{of}{left}  {text}".rstrip(), markup=False)
-        sys.stderr.flush()
 
 
 def _duration(seconds: float) -> str:

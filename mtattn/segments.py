@@ -43,7 +43,7 @@ def _pack(units: list[str], length: Callable[[str], int], limit: int) -> list[st
         total = used + alone if unit[0].isspace() else length((current + unit).lstrip())
         if current and total > limit:
             parts.append(current.lstrip())
-            current, total = "", alone
+            current, used, total = "", 0, alone
         if total > limit:
             parts.extend(split_long(unit.lstrip(), length, limit))
         else:

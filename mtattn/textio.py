@@ -31,7 +31,7 @@ def open_lines(path: Path | None, report: Reporter) -> Iterator[Iterator[str]]:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from None
     damaged = _Damaged()
     try:
-        yield _decoded(file, damaged)
+        yield _decoded(file, damaged, str(path or "standard input"))
     finally:
         if path is not None:
             file.close()
@@ -56,8 +56,8 @@ class _Damaged:
     first: int = 0
 
 
-def _decoded(file: BinaryIO, damaged: _Damaged) -> Iterator[str]:
-    for number, raw in enumerate(file, start=1):
+def _decoded(file: BinaryIO, damaged: _Damaged, name: str) -> Iterator[str]:
+    for number, raw in enumerate(_lines(file, name), start=1):
         if raw.endswith(b"\n"):
             raw = raw[:-1].removesuffix(b"\r")
         if number == 1:
@@ -68,6 +68,13 @@ def _decoded(file: BinaryIO, damaged: _Damaged) -> Iterator[str]:
             damaged.count += 1
             damaged.first = damaged.first or number
             yield raw.decode("utf-8", errors="replace")
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
+    try:
+        yield from file
+    except OSError as error:
+        raise FileError(f"{name}: cannot be read: {error.strerror}") from None
 
 
 @contextmanager
@@ -89,12 +96,17 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
     if path is not None and path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
     try:
-        file = _binary(sys.stdout, "standard output") if path is None else path.open("wb")
+        file = _binary(sys.stdout, "standard output") if path is None else _opened(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+    old = path is not None and stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # what stood there, not yet lost
 
     def write(line: str) -> None:
+        nonlocal old
         try:
+            if old:
+                file.truncate(0)
+                old = False
             file.write(line.encode("utf-8") + b"\n")
             file.flush()  # a reader at the other end of a pipe sees each line when it is there
         except BrokenPipeError:
@@ -104,10 +116,23 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
 
     try:
         yield write
-    finally:
+    except BaseException:
         if path is not None:
             with suppress(OSError):  # it would fail again to write what could not be written, and hide why
                 file.close()
+        raise
+    if path is not None:
+        try:
+            if old:  # nothing was written
+                file.truncate(0)
+            file.close()  # some file systems say only now that they are full
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file to write, with what it holds until the first line comes: an error before it shall lose nothing."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb")
 
 
 def _identity(file: Path | TextIO | None) -> tuple[int, int] | None:

@@ -50,3 +50,9 @@ def test_what_is_joined_without_a_space_is_measured_together() -> None:
     parts = split_long(text, pieces, 50)
     assert all(pieces(part) <= 50 for part in parts)
     assert "".join(parts) == text and len(parts) == 12
+
+
+def test_after_a_word_that_is_cut_parts_are_full_again() -> None:
+    count = lambda text: sum(not c.isspace() for c in text)  # noqa: E731
+    text = "aaaaaaa " + "x" * 12 + " cc dd ee ff gg hh"
+    assert split_long(text, count, 8)[-2:] == ["cc dd ee ff", "gg hh"]

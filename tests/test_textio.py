@@ -170,3 +170,17 @@ def test_closed_streams_are_said(monkeypatch):
         pass
     with pytest.raises(FileError, match="standard output: is closed"), open_output(None):
         pass
+
+
+def test_what_stood_there_is_lost_with_the_first_line_alone(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("keep\n" * 9)
+    with pytest.raises(KeyError), open_output(path, force=True):
+        raise KeyError
+    assert path.read_text() == "keep\n" * 9
+    with open_output(path, force=True) as write:
+        write("new")
+    assert path.read_text() == "new\n"
+    with open_output(path, force=True):
+        pass
+    assert path.read_text() == ""

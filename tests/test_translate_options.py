@@ -331,16 +331,21 @@ def test_a_missing_input(mtattn_, run):
     assert (code, out, err) == (4, "", "error: nowhere.txt: cannot be read: No such file or directory\n")
 
 
-def test_a_full_disk_behind_standard_output(run, tmp_path):
-    (tmp_path / "in.txt").write_text(TEXT)
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_full_disk_behind_a_stream(run, tmp_path, stream):
+    (tmp_path / "in.txt").write_bytes(TEXT.encode() + b"\xff\n")  # of which stderr would say that it is no UTF-8
     folder = str(Path(mtattn.cli.__file__).parent.parent)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "mtattn", "translate", run, "in.txt"],
             cwd=tmp_path,
-            stdout=full,
-            stderr=subprocess.PIPE,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full},
             text=True,
-            env={**os.environ, "PYTHONPATH": folder},
+            env={**buffered, "PYTHONPATH": folder},
         )
-    assert (done.returncode, done.stderr) == (4, "error: standard output: cannot be written: No space left on device\n")
+    if stream == "stderr":
+        assert (done.returncode, done.stdout.count("\n")) == (0, TEXT.count("\n") + 1)
+    else:
+        assert done.returncode == 4
+        assert done.stderr.endswith("error: standard output: cannot be written: No space left on device\n")

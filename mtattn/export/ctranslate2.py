@@ -28,7 +28,8 @@ Run these four lines in this folder:
 
     import ctranslate2, sentencepiece
     model, pieces = ctranslate2.Translator("."), sentencepiece.SentencePieceProcessor(model_file="{src_model}")
-    result = model.translate_batch([pieces.encode("{example}", out_type=str)], beam_size=5, max_input_length=0)
+    result = model.translate_batch([pieces.encode("{example}", out_type=str)], beam_size=5, max_input_length=0,
+                                     min_decoding_length=0)
     print({decoder}.decode(result[0].hypotheses[0]))
 
 `max_input_length=0` matters: by default CTranslate2 cuts every source after 1,024 tokens without a word. Likewise
@@ -224,6 +225,7 @@ class CTranslate2Engine:
             self.sources(src),
             beam_size=config.beam_size,
             length_penalty=config.length_penalty,
+            min_decoding_length=0,  # by default it writes no empty translation, as we may
             max_decoding_length=max(limits),
             max_input_length=0,
             max_batch_size=32,
