@@ -117,7 +117,10 @@ class RunDirectory:
         self.config_file.unlink(missing_ok=True)  # first: without it, nothing here counts as a run
         for folder in (self.checkpoints, self.model):
             try:
-                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+                if folder.is_symlink():  # to another disk, where others may want what it names
+                    folder.unlink()
+                else:
+                    shutil.rmtree(folder)
             except FileNotFoundError:
                 continue
             except OSError as error:

@@ -24,15 +24,15 @@ class Scores:
 def score(hypotheses: Sequence[str], references: Sequence[str], *, ter: bool = True) -> Scores:
     """Score detokenised text against one reference a sentence (Papineni 2002, Popovic 2015, Snover 2006; Post 2018).
 
+    BLEU counts words as sacreBLEU's 13a finds them, or characters where references have no spaces between words: a
+    whole clause of Chinese would count as one word. The signature says which.
+
     Args:
         hypotheses, references: equally many lines.
         ter: also compute TER, which takes longer than the others together.
 
     Raises:
         ValueError: their numbers differ, or there are none.
-
-    BLEU counts words as sacreBLEU's 13a finds them, or characters where references have no spaces between words: a
-    whole clause of Chinese would count as one word. The signature says which.
     """
     if len(hypotheses) != len(references) or not references:
         raise ValueError(f"{len(hypotheses)} hypotheses, {len(references)} references; give equally many, at least 1")
