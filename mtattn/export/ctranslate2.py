@@ -28,12 +28,12 @@ Run these four lines in this folder:
 
     import ctranslate2, sentencepiece
     model, pieces = ctranslate2.Translator("."), sentencepiece.SentencePieceProcessor(model_file="{src_model}")
-    result = model.translate_batch([pieces.encode("{example}", out_type=str)], beam_size=5, max_input_length=0,
-                                     min_decoding_length=0)
+    result = model.translate_batch([pieces.encode("{example}", out_type=str)], beam_size=5, max_input_length=0)
     print({decoder}.decode(result[0].hypotheses[0]))
 
 `max_input_length=0` matters: by default CTranslate2 cuts every source after 1,024 tokens without a word. Likewise
-`max_decoding_length` (256 by default) cuts translations. Split long texts into sentences before translating.
+`max_decoding_length` (256 by default) cuts translations, and `min_decoding_length` (1 by default) forbids empty ones. Split
+long texts into sentences before translating.
 {positions}
 Weights: {quantization}. How this copy compares with the model it was made from is in `export.json`.
 """

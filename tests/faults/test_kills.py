@@ -61,6 +61,7 @@ def train_and_kill_at(operation: int, config: Config, path: Path) -> int:
 def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], list[str]]:
     """What a run leaves that was never killed, and its file operations."""
     path, operations = tmp_path_factory.mktemp("whole") / "run", list[str]()
+    train_tiny(tiny_config(corpus, *SMALL), path.with_name("first"))  # fills the caches, which later runs find full
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "before_operation", operations.append)
         train_tiny(tiny_config(corpus, *SMALL), path)
