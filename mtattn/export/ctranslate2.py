@@ -32,8 +32,8 @@ Run these four lines in this folder:
     print({decoder}.decode(result[0].hypotheses[0]))
 
 `max_input_length=0` matters: by default CTranslate2 cuts every source after 1,024 tokens without a word. Likewise
-`max_decoding_length` (256 by default) cuts translations, and `min_decoding_length` (1 by default) forbids empty ones. Split
-long texts into sentences before translating.
+`max_decoding_length` (256 by default) cuts translations, and `min_decoding_length` (1 by default) forbids empty ones.
+Split long texts into sentences before translating.
 {positions}
 Weights: {quantization}. How this copy compares with the model it was made from is in `export.json`.
 """
