@@ -96,7 +96,6 @@ def translate(size: int, folder: Path) -> dict[str, float]:
 
 def prepare(size: int, folder: Path) -> dict[str, float]:
     """Prepare training on so many pairs; in a folder that was prepared before, what a second run does."""
-
     from mtattn.checkpoint import RunDirectory
     from mtattn.config import load_config
     from mtattn.prepare import prepare

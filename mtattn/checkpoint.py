@@ -141,6 +141,10 @@ class RunDirectory:
         """The resolved config of this run."""
         return read_config(self.path)
 
+    def checkpoint(self, step: int | None) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.checkpoints / f"step-{step}"
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Write checkpoints/step-N and see that it verifies, then move the pointers, then drop what is superseded.
 
@@ -148,7 +152,7 @@ class RunDirectory:
             FileError: it could not be written; the older checkpoints are still there.
         """
         state = {**checkpoint.state, "format_version": FORMAT_VERSION}
-        folder = self.checkpoints / f"step-{state['step']}"
+        folder = self.checkpoint(state["step"])
         files = {
             "model.safetensors": tensors_to_bytes(checkpoint.weights),
             "optim.safetensors": tensors_to_bytes(checkpoint.optim),
@@ -163,7 +167,7 @@ class RunDirectory:
     def point_to(self, checkpoint: Checkpoint) -> None:
         """Let `last` name this checkpoint, and `best` what it knows as the best: a kill may have come in between."""
         for name, step in (("last", checkpoint.state["step"]), ("best", checkpoint.state.get("best_step"))):
-            folder = self.checkpoints / f"step-{step}"
+            folder = self.checkpoint(step)
             if folder.is_dir() and self.pointer(name) != folder:
                 write_file(self.path / name, f"{folder.name}\n".encode())
 
@@ -246,14 +250,12 @@ def _tokenizer_names(folder: Path) -> list[str]:
 
 
 def read_config(folder: Path) -> Config:
-    """The resolved config.toml of a run directory, a released model, or a copy that holds one in model/.
+    """The resolved config.toml of a run directory or released model.
 
     Raises:
         ModelError: there is none, or it is not one of ours.
     """
     path = folder / "config.toml"
-    if not path.is_file():
-        path = folder / "model" / "config.toml"
     if not path.is_file():
         raise ModelError(f"{folder}: not a run directory or released model (no config.toml)")
     try:
@@ -280,6 +282,11 @@ def make_model(config: Config, tokenizer: Tokenizer) -> Transformer:
     )
 
 
+def model_folder(folder: Path) -> Path:
+    """Where the model of a folder lies: runs that ended and copies for classes of transformers hold it in model/."""
+    return folder / "model" if (folder / "model" / "config.toml").is_file() else folder
+
+
 def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
     """The translator in a run directory (its released model, else its best checkpoint) or a released model folder.
 
@@ -291,8 +298,7 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder; give a run directory (runs/NAME) or a released model")
-    if (folder / "model" / "config.toml").is_file():
-        folder = folder / "model"
+    folder = model_folder(folder)
     config = read_config(folder)
     checkpoint = None
     if (folder / MANIFEST).is_file():

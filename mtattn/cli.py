@@ -1,10 +1,9 @@
 """The command line: parse, load, call one function, print. Heavy imports stand inside the commands."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ import typer
 
 from mtattn.errors import ConfigError, FileError, MtattnError
 from mtattn.interrupts import Interrupted, leave
+from mtattn.streams import discard
 
 if TYPE_CHECKING:
     import torch
@@ -244,14 +244,14 @@ def export(
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub.")] = None,
 ) -> None:
     """Write a copy that other programs run, and compare it with the model before it stands."""
-    from mtattn.checkpoint import read_config
+    from mtattn.checkpoint import model_folder, read_config
     from mtattn.config import load_config
     from mtattn.export import capabilities, export_model, remarks
     from mtattn.export.huggingface import push as push_folder
     from mtattn.progress import Reporter
 
     if check:
-        config = read_config(Path(run)) if Path(run).is_dir() else load_config(run)
+        config = read_config(model_folder(Path(run))) if Path(run).is_dir() else load_config(run)
         known = remarks(config)
         with _reader_may_leave():
             for name, reasons in capabilities(config.model).items():
@@ -274,7 +274,7 @@ def _reader_may_leave() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         raise typer.Exit(0) from None
 
 
@@ -324,12 +324,15 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         message, exit_code = _explain(error)
-        with suppress(OSError):  # a full disk behind stderr leaves the exit code to tell
-            typer.echo(f"error: {message}", err=True)
         try:
-            sys.stdout.flush()
-        except (OSError, ValueError, AttributeError):  # what it could not write it would try again, and exit with 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            typer.echo(f"error: {message}", err=True)
+        except OSError:  # a full disk behind it leaves the exit code to tell
+            discard(sys.stderr)
+        try:
+            if sys.stdout is not None:  # as `>&-` leaves it
+                sys.stdout.flush()
+        except OSError:
+            discard(sys.stdout)
         sys.exit(exit_code)
 
 

@@ -7,7 +7,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
-CHARS_PER_WORD = 15  # more than any language has that writes spaces between words
+from mtattn.scripts import CHARS_PER_WORD, chars_per_word
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,10 @@ def score(hypotheses: Sequence[str], references: Sequence[str], *, ter: bool = T
     """
     if len(hypotheses) != len(references) or not references:
         raise ValueError(f"{len(hypotheses)} hypotheses, {len(references)} references; give equally many, at least 1")
-    metrics: dict[str, BLEU | CHRF | TER] = {"bleu": BLEU(tokenize=_bleu_tokenizer(references)), "chrf": CHRF()}
+    tokenizer = "13a" if chars_per_word(references) <= CHARS_PER_WORD else "char"
+    metrics: dict[str, BLEU | CHRF | TER] = {"bleu": BLEU(tokenize=tokenizer), "chrf": CHRF()}
     if ter:
         metrics["ter"] = TER()
     points = {name: metric.corpus_score(list(hypotheses), [list(references)]).score for name, metric in metrics.items()}
     signature = {name: str(metric.get_signature()) for name, metric in metrics.items()}
     return Scores(points["bleu"], points["chrf"], points.get("ter"), signature, len(references))
-
-
-def _bleu_tokenizer(references: Sequence[str]) -> str:
-    chars = sum(len(line) for line in references)
-    return "13a" if chars <= CHARS_PER_WORD * sum(len(line.split()) for line in references) else "char"

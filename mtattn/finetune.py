@@ -160,7 +160,7 @@ def load_origin(options: FinetuneConfig) -> tuple[Transformer, Tokenizer]:
 
 
 def old_data(config: Config, report: Reporter) -> OldData:
-    """The old corpus if it is mixed in, and the old dev set if it is still there.
+    """The old corpus if it is mixed in, with the old test set, which it may hold; and the old dev set; if still there.
 
     Raises:
         CorpusError: the corpus to mix in is not there.
@@ -175,13 +175,20 @@ def old_data(config: Config, report: Reporter) -> OldData:
             f"the data that {options.model} was trained on cannot be mixed in: {error}. Name where it is now, such as "
             "--set finetune.old.folder=DIR, or leave out --mix"
         ) from None
+    dev = test = None
     try:
         if options.old.dev:
-            return OldData(corpus, load_split(options.old, "dev"))
-        return OldData(corpus, held_out(corpus or open_corpus(options.old), options.old_hold_out, options.old_seed))
+            dev = load_split(options.old, "dev")
+        else:
+            dev = held_out(corpus or open_corpus(options.old), options.old_hold_out, options.old_seed)
     except (CorpusError, ConfigError, FileError) as error:
         report.note(f"the old dev set is not there any more, so only the new one is scored: {error}")
-        return OldData(corpus)
+    try:
+        if corpus is not None and options.old.test:
+            test = load_split(options.old, "test")
+    except (CorpusError, ConfigError, FileError) as error:
+        report.warn(f"the old model's test set is not there, so its pairs may be among the old ones: {error}")
+    return OldData(corpus, dev, test)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 
 from mtattn.batching import IntArray
 from mtattn.config import Config
-from mtattn.corpus import DataConfig, LoadedCorpus, building_folder, load_corpus, read_tables
+from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus, read_tables
 from mtattn.errors import ConfigError, CorpusError, FileError, ModelError
 from mtattn.examples import Examples, encode_corpus
 from mtattn.mixing import Mixture
@@ -36,10 +35,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class OldData:
-    """What is there of the data of a model to fine-tune: its training corpus if it is mixed in, and its dev set."""
+    """What is there of the data of a model to fine-tune: its corpus if it is mixed in, its dev and its test set."""
 
     corpus: LoadedCorpus | None = None
     dev: Pairs | None = None
+    test: Pairs | None = None
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,9 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
         kept_out.update(test.src, test.tgt)
     if old.dev is not None and (config.filter.leaked or not config.finetune.old.dev):
         kept_out.update(old.dev.src, old.dev.tgt)
+    if old.test is not None and config.filter.leaked:
+        kept_out.update(old.test.src, old.test.tgt)
     num_new = len(corpus.dataset)
-    if old.corpus is not None and config.filter.leaked and config.finetune.old.test:
-        try:
-            test = load_split(config.finetune.old, "test")
-        except (CorpusError, ConfigError, FileError) as error:
-            report.warn(f"the old model's test set is not there, so its pairs may be among the old ones: {error}")
-        else:
-            kept_out.update(test.src, test.tgt)
     if old.corpus is not None:
         corpus = _joined(corpus, old.corpus)
     if tokenizer is None:
@@ -207,18 +202,15 @@ def _trained_tokenizer(corpus: LoadedCorpus, config: TokenizerConfig) -> tuple[T
         CorpusError: the corpus allows no such vocabulary.
     """
     made_of = [VERSION, version("sentencepiece"), corpus.dataset._fingerprint, asdict(config)]
-    cache = cache_folder() / "tokenizers"
-    folder = cache / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    folder = cache_folder() / "tokenizers" / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     with suppress(ModelError):  # not there, or damaged
         verify_folder(folder, [NOTES])
         return Tokenizer.load(folder), read_json(folder / NOTES)["notes"]
     most = max(1, config.max_sentences // (2 if config.joint else 1))
     src, tgt = (_column(corpus, side, most) for side in ("src", "tgt"))
     tokenizer, notes = train_tokenizer(src, tgt, config)
-    with suppress(OSError, FileError), building_folder(cache) as work:  # without it, the next run trains it again
-        write_folder(work / "made", {**tokenizer.to_files(), NOTES: json.dumps({"notes": notes}).encode()})
-        shutil.rmtree(folder, ignore_errors=True)
-        (work / "made").rename(folder)
+    with suppress(FileError):  # the next run then trains it again
+        write_folder(folder, {**tokenizer.to_files(), NOTES: json.dumps({"notes": notes}).encode()})
     return tokenizer, notes
 
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mtattn.streams import discard
+
 PLAIN_EVERY = 5.0  # seconds between plain lines
 
 
@@ -75,7 +77,7 @@ class _Console(Console):
             super().print(*objects, **options)
         except OSError:
             self.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # else Python fails once more at its end
+            discard(sys.stderr)
 
     def on_broken_pipe(self) -> None:
         """Nobody reads any more, as after `2>&1 | head`: what is at work goes on, silently. rich would exit."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mtattn.checkpoint import read_config
+from mtattn.checkpoint import model_folder, read_config
 from mtattn.errors import ConfigError
 from mtattn.evaluate import score
 from mtattn.prepare import load_split
@@ -34,7 +34,7 @@ def evaluate_run(
         ConfigError: the config names no such split. CorpusError: the text cannot be read.
     """
     translator = load_translator(run, device, beam=beam)
-    data = read_config(run).data
+    data = read_config(model_folder(run)).data
     if files is not None:
         named = CorpusSource(str(files[0]), target=str(files[1]))
         data, split = replace(data, folder="", test=named), "test"

@@ -14,6 +14,7 @@ import torch
 
 from mtattn.config import Config, TrainConfig
 from mtattn.model import ModelConfig
+from mtattn.scripts import CHARS_PER_WORD, chars_per_word
 from mtattn.tokenizer import NUM_RESERVED
 
 if TYPE_CHECKING:
@@ -115,13 +116,11 @@ def measure(dataset: "datasets.Dataset", device: torch.device, train: TrainConfi
     counts: Counter[str] = Counter()
     for text in (*src, *tgt):
         counts.update(text)
-    letters = sum(counts.values())
-    words = sum(len(text.split()) for text in (*src, *tgt))
     return Facts(
         pairs=total,
         src_chars=round(scale * sum(map(len, src))),
         tgt_chars=round(scale * sum(map(len, tgt))),
-        chars_per_word=letters / max(words, 1),
+        chars_per_word=chars_per_word((*src, *tgt)),
         num_chars=_covering(counts, 0.9995),
         device=device.type,
         cores=train.threads or torch.get_num_threads(),
@@ -266,7 +265,7 @@ def _tokens(facts: Facts, vocab_size: int) -> tuple[int, int]:
     1.5 pieces a sentence. Scripts without white space between words (Chinese, Japanese, Thai) have shorter pieces.
     """
     chars = 3.2 + 0.5 * math.log2(max(vocab_size, 500) / 1_500)
-    if facts.chars_per_word > 15:
+    if facts.chars_per_word > CHARS_PER_WORD:
         chars = 1.5
     src, tgt = (round(count / chars + 1.5 * facts.pairs) for count in (facts.src_chars, facts.tgt_chars))
     return src, tgt

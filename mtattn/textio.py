@@ -25,21 +25,31 @@ def open_lines(path: Path | None, report: Reporter) -> Iterator[Iterator[str]]:
     Raises:
         FileError: the file cannot be read.
     """
-    try:
-        file = _binary(sys.stdin, "standard input") if path is None else path.open("rb")
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror}") from None
+    name = str(path or "standard input")
+    with _cannot_be("read", name):
+        file = _binary(sys.stdin, name) if path is None else path.open("rb")
     damaged = _Damaged()
     try:
-        yield _decoded(file, damaged, str(path or "standard input"))
+        yield _decoded(file, damaged, name)
     finally:
         if path is not None:
             file.close()
         if damaged.count:
             report.warn(
-                f"{path or 'standard input'}: {damaged.count} lines are not valid UTF-8 (first line {damaged.first}); "
+                f"{name}: {damaged.count} lines are not valid UTF-8 (first line {damaged.first}); "
                 "bad bytes were replaced"
             )
+
+
+@contextmanager
+def _cannot_be(done: str, name: str) -> Iterator[None]:
+    """Say which file could not be "read" or "written"."""
+    try:
+        yield
+    except BrokenPipeError:  # its reader has gone, which is no fault
+        raise
+    except OSError as error:
+        raise FileError(f"{name}: cannot be {done}: {error.strerror}") from None
 
 
 def _binary(stream: TextIO | None, name: str) -> BinaryIO:
@@ -57,24 +67,18 @@ class _Damaged:
 
 
 def _decoded(file: BinaryIO, damaged: _Damaged, name: str) -> Iterator[str]:
-    for number, raw in enumerate(_lines(file, name), start=1):
-        if raw.endswith(b"\n"):
-            raw = raw[:-1].removesuffix(b"\r")
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
-        try:
-            yield raw.decode("utf-8")
-        except UnicodeDecodeError:
-            damaged.count += 1
-            damaged.first = damaged.first or number
-            yield raw.decode("utf-8", errors="replace")
-
-
-def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
-    try:
-        yield from file
-    except OSError as error:
-        raise FileError(f"{name}: cannot be read: {error.strerror}") from None
+    with _cannot_be("read", name):
+        for number, raw in enumerate(file, start=1):
+            if raw.endswith(b"\n"):
+                raw = raw[:-1].removesuffix(b"\r")
+            if number == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            try:
+                yield raw.decode("utf-8")
+            except UnicodeDecodeError:
+                damaged.count += 1
+                damaged.first = damaged.first or number
+                yield raw.decode("utf-8", errors="replace")
 
 
 @contextmanager
@@ -95,24 +99,19 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
         raise ConfigError(f"{path}: is a folder; name a file")
     if path is not None and path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
-    try:
-        file = _binary(sys.stdout, "standard output") if path is None else _opened(path)
-    except OSError as error:
-        raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+    name = str(path or "standard output")
+    with _cannot_be("written", name):
+        file = _binary(sys.stdout, name) if path is None else _opened(path)
     old = path is not None and stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # what stood there, not yet lost
 
     def write(line: str) -> None:
         nonlocal old
-        try:
+        with _cannot_be("written", name):
             if old:
                 file.truncate(0)
                 old = False
             file.write(line.encode("utf-8") + b"\n")
             file.flush()  # a reader at the other end of a pipe sees each line when it is there
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise FileError(f"{path or 'standard output'}: cannot be written: {error.strerror}") from None
 
     try:
         yield write
@@ -122,12 +121,10 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
                 file.close()
         raise
     if path is not None:
-        try:
+        with _cannot_be("written", name):
             if old:  # nothing was written
                 file.truncate(0)
             file.close()  # some file systems say only now that they are full
-        except OSError as error:
-            raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _opened(path: Path) -> BinaryIO:

@@ -412,7 +412,7 @@ class Trainer:
         load_weights(self.model, raw)
         load_optimizers(self.optimizers, saved.optim)
         load_random(saved.optim, self.device)
-        lost = self.state.best_bleu >= 0 and not (self.run.checkpoints / f"step-{self.state.best_step}").is_dir()
+        lost = self.state.best_bleu >= 0 and not self.run.checkpoint(self.state.best_step).is_dir()
         if lost or saved.state.get("dev") != self.lineage["dev"]:  # a score of what is not there, or of other text
             self.state.best_bleu, self.state.stale, self.state.valid_due = -1.0, 0, True
         if self.ranks.is_main:

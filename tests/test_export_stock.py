@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtattn.checkpoint import load_model, read_config
+from mtattn.checkpoint import load_model, model_folder, read_config
 from mtattn.config import Config, load_config
 from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig
@@ -73,7 +73,10 @@ def test_its_tokenizer_and_search_give_the_same_text(transformers, trained, tmp_
 def test_mtattn_runs_the_folder_too(trained, tmp_path):
     write(trained, tmp_path, "float32")
     model, tokenizer, config = load_model(tmp_path)
-    assert read_config(tmp_path) == config == trained.config and tokenizer.to_files() == trained.tokenizer.to_files()
+    assert (
+        read_config(model_folder(tmp_path)) == config == trained.config
+        and tokenizer.to_files() == trained.tokenizer.to_files()
+    )
     assert all(bool((a == b).all()) for a, b in zip(model.parameters(), trained.model.parameters(), strict=True))
     readme = " ".join((tmp_path / "README.md").read_text().split())
     assert CLASSES[config.model.norm_position].name in readme

@@ -110,11 +110,11 @@ def test_neighbours_and_order_do_not_matter(model, tokenizer, config, lines, ran
 
 def test_a_batch_of_1_equals_a_batch_of_64(model, tokenizer, toy_lines):
     lines = toy_lines[0][:64]
-    translator = Translator(model, tokenizer, CONFIG, max_len=99)
+    translator = Translator(model, tokenizer, replace(CONFIG, max_len_ratio=1.0), max_len=99)
     assert len(list(translator._batches(translator._split([(line, "") for line in lines], 0)))) == 1
     together = list(translator.translate(lines))
     same(one_by_one(translator, lines), together)
-    assert len({translation.text for translation in together}) > 20  # the model does tell sentences apart
+    assert len({translation.text for translation in together}) > 32  # the model does tell sentences apart
 
 
 @pytest.mark.parametrize("lines_ahead", [1, 3])

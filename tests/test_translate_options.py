@@ -331,9 +331,17 @@ def test_a_missing_input(mtattn_, run):
     assert (code, out, err) == (4, "", "error: nowhere.txt: cannot be read: No such file or directory\n")
 
 
+def test_a_full_disk_behind_standard_error_leaves_the_exit_code():
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "mtattn", "translate", "nowhere"]
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, stderr=full, env=buffered).returncode == 3
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_full_disk_behind_a_stream(run, tmp_path, stream):
-    (tmp_path / "in.txt").write_bytes(TEXT.encode() + b"\xff\n")  # of which stderr would say that it is no UTF-8
+    damaged = b"\xff\n" if stream == "stderr" else b""  # of which stderr would say that it is no UTF-8
+    (tmp_path / "in.txt").write_bytes(TEXT.encode() + damaged)
     folder = str(Path(mtattn.cli.__file__).parent.parent)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("wb") as full:
@@ -348,4 +356,4 @@ def test_a_full_disk_behind_a_stream(run, tmp_path, stream):
         assert (done.returncode, done.stdout.count("\n")) == (0, TEXT.count("\n") + 1)
     else:
         assert done.returncode == 4
-        assert done.stderr.endswith("error: standard output: cannot be written: No space left on device\n")
+        assert done.stderr == "error: standard output: cannot be written: No space left on device\n"

@@ -19,7 +19,7 @@ from mtattn.export import ctranslate2, huggingface, onnx
 from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import Ids, Native, Parity, compare, require_parity
 from mtattn.model import ModelConfig
-from mtattn.prepare import Pairs, held_out, load_split, open_corpus
+from mtattn.prepare import held_out, load_split, open_corpus
 from mtattn.progress import Reporter
 from mtattn.textio import open_lines
 from mtattn.tokenizer import Tokenizer
@@ -121,7 +121,10 @@ def _parity_text(config: Config, lines: Path | None, tokenizer: Tokenizer, repor
             found = _fitting(((tokenizer.encode_src([text])[0],) for text in texts if text.strip()), most, str(lines))
         return [src for (src,) in found], None
     try:
-        pairs = load_split(config.data, "dev") if config.data.dev else _held_out(config)
+        if config.data.dev:
+            pairs = load_split(config.data, "dev")
+        else:  # what training kept for validation
+            pairs = held_out(open_corpus(config.data), config.train.hold_out, config.train.seed)
     except CorpusError as error:
         raise ConfigError(f"{error}; give source text to compare on with --lines FILE") from None
     encoded = (
@@ -131,11 +134,6 @@ def _parity_text(config: Config, lines: Path | None, tokenizer: Tokenizer, repor
     )
     both = _fitting(encoded, most, "the dev corpus")
     return [src for src, _ in both], [tgt for _, tgt in both]
-
-
-def _held_out(config: Config) -> Pairs:
-    """What training kept for validation, where no dev corpus is named."""
-    return held_out(open_corpus(config.data), config.train.hold_out, config.train.seed)
 
 
 def _fitting(rows: Iterable[tuple[list[int], ...]], most: int, where: str) -> list[tuple[list[int], ...]]:
