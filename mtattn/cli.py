@@ -123,6 +123,9 @@ def translate(
     glossary: Annotated[Path | None, typer.Option(help="Terms to use: source term, tab, target term a line.")] = None,
     ensemble: Annotated[list[Path], typer.Option(metavar="RUN", help="Average with this model; repeatable.")] = [],  # noqa: B006
     mbr: Annotated[int | None, typer.Option(metavar="N", help="Of N candidates, take the one most like all.")] = None,
+    stream: Annotated[
+        bool | None, typer.Option(help="Answer each line before reading the next. Default: if you type them.")
+    ] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Translate text line by line: as many lines out as in, in order."""
@@ -133,6 +136,8 @@ def translate(
     from mtattn.translate_options import make_translator
 
     report = Reporter()
+    if stream is None:
+        stream = input is None and sys.stdin is not None and sys.stdin.isatty()
     translator = make_translator(
         run, _device(device), beam=beam, nbest=nbest, overrides=set_, ensemble=ensemble, glossary=glossary, mbr=mbr
     )
@@ -142,10 +147,10 @@ def translate(
         open_lines(prefix, report) if prefix else nullcontext() as prefixes,
         open_output(output, input, prefix, glossary, force=force) as write,
         # A terminal that shows the lines shows their progress, and a bar would be drawn into them.
-        report.bar("translating", None) if output or not sys.stdout.isatty() else nullcontext() as bar,
+        nullcontext() if stream or (not output and sys.stdout.isatty()) else report.bar("translating", None) as bar,
     ):
         done = bar.advance if bar else lambda count: None
-        for translation in translator.translate(lines, done, prefixes):
+        for translation in translator.translate(lines, done, prefixes, stream=stream):
             write(to_json(translation, translator) if as_json else as_text(translation))
     for note in translator.notes():
         report.note(note)

@@ -160,6 +160,7 @@ class Translator:
         done: Callable[[int], None] = lambda count: None,
         prefixes: Iterable[str] | None = None,
         first: int = 0,
+        stream: bool = False,
     ) -> Iterator[Translation]:
         """Translate each line; as many come out as go in, in order, and a blank line comes out blank.
 
@@ -171,12 +172,13 @@ class Translator:
             done: told now and then how many texts have been translated: lines but blank ones, and parts of long ones.
             prefixes: how the translation of each line has to start, as many as lines; blank: freely.
             first: number of the first line, on which its samples depend.
+            stream: translate each line before the next is read, for whoever waits for it.
 
         Raises:
             CorpusError: not as many prefixes as lines.
         """
         pairs = ((line, "") for line in lines) if prefixes is None else paired(lines, prefixes)
-        before, finished, size = first, 0, FIRST_LINES
+        before, finished, size = first, 0, 1 if stream else FIRST_LINES
         while block := list(islice(pairs, size)):
             parts = self._split(block, before)
             segments: list[Segment | None] = [None] * len(parts)
@@ -190,7 +192,7 @@ class Translator:
                 if segment is not None:
                     translations[part.line - before].segments.append(segment)
             before += len(block)
-            size = min(2 * size, LINES_AHEAD)
+            size = 1 if stream else min(2 * size, LINES_AHEAD)
             yield from translations
 
     def _split(self, block: Sequence[tuple[str, str]], before: int) -> list[Part]:

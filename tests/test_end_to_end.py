@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -96,6 +97,26 @@ def test_translate_reads_standard_input_and_writes_standard_output(folder: Folde
     lines = out.split(b"\n")
     assert len(lines) == 4 and lines[1] == lines[3] == b""
     out.decode("utf-8")
+
+
+@pytest.mark.parametrize("typed", [False, True], ids=["--stream", "typed in a terminal"])
+def test_who_waits_for_each_answer_gets_it(typed: bool, folder: Folder) -> None:
+    ours, theirs = pty.openpty() if typed else os.pipe()[::-1]
+    command = ["translate", "runs/a", "--beam", "1", *([] if typed else ["--stream"])]
+    pipes = {"stdin": theirs, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*PROGRAM, *command], cwd=folder.path, env=folder.environment, **pipes) as process:
+        os.close(theirs)
+        answers = []
+        for line in (b"Tom sees the dog.\n", b"\n", b"She sleeps.\n"):
+            os.write(ours, line)
+            answers.append(process.stdout.readline())  # with lines read ahead, this would wait for ever
+        if typed:
+            os.write(ours, b"\x04")  # Ctrl-D
+        else:
+            os.close(ours)
+        assert process.wait(timeout=60) == 0
+    together, _ = folder.run(*command, stdin=b"Tom sees the dog.\n\nShe sleeps.\n")
+    assert b"".join(answers) == together
 
 
 def test_eval_scores_a_pair_of_files(folder: Folder) -> None:
