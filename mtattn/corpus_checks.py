@@ -234,7 +234,7 @@ CHECKS: dict[str, Check] = {
         fix="remove untranslated lines (filter.identical = true drops them), or check that two files were named",
     ),
     "blank": Check(
-        _graded("blank", "have a blank side", warning=0.05),
+        _graded("blank", "have a blank side", warning=0.05, fatal=1),
         why="training drops them; in dev and test they score 0, and many of them hint at a broken extraction",
         fix="remove both lines of such a pair",
     ),

@@ -7,7 +7,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 
-from mtattn.scripts import CHARS_PER_WORD, chars_per_word
+from mtattn.scripts import unspaced
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], *, ter: bool = T
     """
     if len(hypotheses) != len(references) or not references:
         raise ValueError(f"{len(hypotheses)} hypotheses, {len(references)} references; give equally many, at least 1")
-    tokenizer = "13a" if chars_per_word(references) <= CHARS_PER_WORD else "char"
+    tokenizer = "char" if unspaced(references) else "13a"
     metrics: dict[str, BLEU | CHRF | TER] = {"bleu": BLEU(tokenize=tokenizer), "chrf": CHRF()}
     if ter:
         metrics["ter"] = TER()

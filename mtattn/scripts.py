@@ -12,3 +12,8 @@ def chars_per_word(texts: Iterable[str]) -> float:
         chars += len(text)
         words += len(text.split())
     return chars / max(words, 1)
+
+
+def unspaced(texts: Iterable[str]) -> bool:
+    """Whether words of these texts have no spaces between them."""
+    return chars_per_word(texts) > CHARS_PER_WORD

@@ -21,6 +21,7 @@ from mtattn.inference import Prepared
 from mtattn.model import Transformer, evaluating
 from mtattn.prefix import paired
 from mtattn.processors import ForcedPrefix, Processor
+from mtattn.scripts import unspaced
 from mtattn.segments import split_long
 from mtattn.tokenizer import Tokenizer
 
@@ -69,7 +70,8 @@ class Translation:
         """The n-best translations; of a line in several segments the best alone."""
         if len(self.segments) == 1:
             return self.segments[0].texts
-        return [" ".join(segment.texts[0] for segment in self.segments)]
+        parts = [segment.texts[0] for segment in self.segments]
+        return [("" if unspaced(parts) else " ").join(parts)]
 
     @property
     def text(self) -> str:

@@ -75,7 +75,7 @@ MAY_IMPORT = {
     "checkpoint": "config metrics model storage tokenizer unfilled",
     "prepare": "batching config corpus examples mixing progress storage tokenizer",
     "translate": "batching checkpoint config corpus decode flags graph_search inference model prefix processors "
-    "segments tokenizer",
+    "scripts segments tokenizer",
 }
 HEAVY = {"torch", "datasets", "matplotlib", "sentencepiece", "numpy", "pyarrow", "sacrebleu"}
 

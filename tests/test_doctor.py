@@ -107,10 +107,12 @@ def shouted(text: str) -> str:
 
 
 MUCH = " und so weiter" * 30
+BLANK = [("a word", " ")] * 200
 CASES: dict[str, tuple[str, str, list[str], Edit]] = {
     # name: (check, level, where it is first, the fault)
     "blank targets": ("blank", "warning", ["train.de:4"], replace_some("train", 10, lambda s, t: (s, " "))),
     "a blank line": ("blank", "note", ["dev.en:4"], replace_some("dev", 999, lambda s, t: ("", t))),
+    "nothing but blanks": ("blank", "fatal", ["train.de:1"], lambda splits: splits.update(train=BLANK)),
     "copies": ("identical", "warning", ["train.de:4"], replace_some("train", 10, lambda s, t: (s, s))),
     "one file twice": ("identical", "fatal", ["train.de:4"], replace_some("train", 1, lambda s, t: (s, s))),
     "some swapped": ("swapped", "warning", ["train.en:4"], replace_some("train", 20, lambda s, t: (t, s))),

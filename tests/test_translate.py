@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mtattn.decode import DecodeConfig
 from mtattn.model import PositionConfig, Transformer
-from mtattn.translate import Translator
+from mtattn.translate import Segment, Translation, Translator
 
 SHORT = {"max_len_ratio": 0.2, "max_len_extra": 4}
 any_lines = st.lists(
@@ -127,6 +127,11 @@ def test_a_line_too_long_is_split_and_said(model, tokenizer, lines):
     assert all(len(segment.src_ids) <= 40 for segment in translation.segments)
     covered = [i for segment in translation.segments for i in segment.src_ids[:-1]]
     assert "".join(tokenizer.src_pieces(covered)) == "▁" + long.replace(" ", "▁")
+
+
+@pytest.mark.parametrize(("part", "between"), [("Ein Hund bellt.", " "), ("一只棕色的大狗在邻居的院子里大声叫着。", "")])
+def test_parts_are_joined_as_their_script_joins_sentences(part, between):
+    assert Translation([Segment([], [], [part])] * 3).text == between.join([part] * 3)
 
 
 def test_blocks_change_nothing(model, tokenizer, lines, monkeypatch):
