@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mtattn.checkpoint import model_folder, read_config
-from mtattn.errors import ConfigError
+from mtattn.errors import ConfigError, CorpusError
 from mtattn.evaluate import score
 from mtattn.prepare import load_split
 from mtattn.progress import Reporter
@@ -40,7 +40,11 @@ def evaluate_run(
         data, split = replace(data, folder="", test=named), "test"
     elif not getattr(data, split):
         raise ConfigError(f"{run}: its config names no {split} corpus; give --src-file and --ref-file")
-    pairs = load_split(data, split)
+    try:
+        pairs = load_split(data, split)
+    except CorpusError as error:
+        hint = "" if files else "; to score other text, give --src-file and --ref-file"
+        raise CorpusError(f"{error}{hint}") from None
     started = time.perf_counter()
     with report.bar("translating", len(pairs.src)) as bar:
         outputs = [translation.text for translation in translator.translate(pairs.src, bar.advance)]

@@ -199,7 +199,7 @@ def missing(path: Path) -> CorpusError:
     if not path.parent.is_dir():
         return CorpusError(
             f"{path}: no such file, nor is there a folder {path.parent}; where a config's corpus lies is said by "
-            "--set data.folder=DIR"
+            "data.folder (train --set data.folder=DIR)"
         )
     near = get_close_matches(path.name, os.listdir(path.parent), n=1)
     hint = f"; did you mean {path.parent / near[0]}?" if near else f" in {path.parent.resolve()}"

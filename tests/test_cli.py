@@ -21,6 +21,7 @@ from mtattn.errors import (
 )
 from mtattn.interrupts import Interrupted
 from mtattn.sources import CorpusSource
+from mtattn.storage import MANIFEST, write_folder
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -216,6 +217,15 @@ def test_eval_prints_one_json_object(mtattn_: Run, trained: Path) -> None:
     assert set(scores) == {"bleu", "chrf", "ter", "signature", "num_sentences", "seconds"}
     assert set(scores["signature"]) == {"bleu", "chrf", "ter"}
     assert scores["num_sentences"] == 4 and scores["seconds"] >= 0
+
+
+def test_eval_of_a_corpus_that_is_gone_says_what_else_to_score(mtattn_: Run, trained: Path) -> None:
+    files = {path.name: path.read_bytes() for path in (trained / "model").iterdir() if path.name != MANIFEST}
+    files["config.toml"] = files["config.toml"].replace(b"dev.", b"away.")
+    write_folder(Path("elsewhere"), files)
+    code, _, err = mtattn_("eval", "elsewhere", "--split", "dev")
+    assert code == CorpusError.exit_code
+    assert "no such file" in err and "give --src-file and --ref-file" in err
 
 
 def test_eval_of_a_perfect_translation(mtattn_: Run, trained: Path) -> None:
