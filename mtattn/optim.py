@@ -159,7 +159,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(parameters, list(update.mul_(-lr * max(1.0, rows / columns) ** 0.5).unbind()))
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrices: Tensor) -> Tensor:
     """Push all singular values towards 1 by Newton-Schulz iterations of the quintic a x + b x^3 + c x^5.
 
     Args:
@@ -168,13 +168,40 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     Returns:
         About U V^T of each matrix's SVD (singular values within about 0.7 to 1.2), same shape and dtype.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315  # steepest at zero while staying bounded (Jordan et al. 2024)
-    x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices  # the Gram matrix of the short side
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices  # [n, r, c], r <= c, for the Gram matrix x x^T to be the smaller one
     # bfloat16 is exact enough here and fast on GPUs; on CPUs without matrix units it gains nothing over float32.
     x = x.bfloat16() if matrices.is_cuda else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
+    # Squared once more, small singular values would be lost in bfloat16; of square matrices nothing would be gained.
+    by_gram = x.dtype != torch.bfloat16 and x.shape[-1] > x.shape[-2]
+    x = _newton_schulz_factor(x @ x.mT) @ x if by_gram else _newton_schulz(x)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+_STEPS = 5
+_A, _B, _C = 3.4445, -4.7750, 2.0315  # steepest at zero while staying bounded (Jordan et al. 2024)
+
+
+def _newton_schulz(x: Tensor) -> Tensor:
+    """x [n, r, c] -> p(G) x, again and again, where p(G) = a + b G + c G^2 and G = x x^T [n, r, r]."""
+    for _ in range(_STEPS):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    x = x.mT if matrices.shape[-2] > matrices.shape[-1] else x
-    return x.to(matrices.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    return x
+
+
+def _newton_schulz_factor(gram: Tensor) -> Tensor:
+    """G [n, r, r] of x -> the product of all p(G) that multiply x: of p(G) x the next G is p(G) G p(G)."""
+
+    def polynomial(gram: Tensor) -> Tensor:
+        p = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
+        p.diagonal(dim1=-2, dim2=-1).add_(_A)
+        return p
+
+    factor = last = polynomial(gram)
+    for _ in range(_STEPS - 1):
+        gram = last @ gram @ last
+        last = polynomial(gram)
+        factor = last @ factor
+    return factor

@@ -129,7 +129,9 @@ def test_a_line_too_long_is_split_and_said(model, tokenizer, lines):
     assert "".join(tokenizer.src_pieces(covered)) == "▁" + long.replace(" ", "▁")
 
 
-@pytest.mark.parametrize(("part", "between"), [("Ein Hund bellt.", " "), ("一只棕色的大狗在邻居的院子里大声叫着。", "")])
+@pytest.mark.parametrize(
+    ("part", "between"), [("Ein Hund bellt.", " "), ("一只棕色的大狗在邻居的院子里大声叫着。", "")]
+)
 def test_parts_are_joined_as_their_script_joins_sentences(part, between):
     assert Translation([Segment([], [], [part])] * 3).text == between.join([part] * 3)
 

@@ -143,7 +143,7 @@ MUTANTS = [
            "k.repeat(1, q.shape[1] // k.shape[1], 1, 1)", "scores"),
     Mutant("scores.py", "torch.tanh(q[:, :, :, None] + k[:, :, None])", "(q[:, :, :, None] + k[:, :, None])", "scores"),
     # norm
-    Mutant("norm.py", "value=-1)", "value=1)", "norm"),
+    Mutant("norm.py", "dx.add_(", "dx.sub_(", "norm"),
     Mutant("norm.py", ".add_(eps)", "", "norm"),
 ]  # fmt: skip
 
