@@ -112,7 +112,7 @@ def exported(folder: Path, translator: Translator, threads: int, compute_type: s
             pieces,
             beam_size=beam,
             length_penalty=config.length_penalty,
-            max_decoding_length=int(longest * config.max_len_ratio) + config.max_len_extra,
+            max_decoding_length=config.max_len(longest),
             min_decoding_length=0,
             max_input_length=0,
             max_batch_size=batch,

@@ -239,9 +239,8 @@ class RunDirectory:
                 "config.toml": config.to_toml().encode(),
                 **tokenizer.to_files(),
                 "model.safetensors": tensors_to_bytes(self.weights_to_release()),
-                "scores.json": json.dumps(scores, indent=1).encode(),
-                "README.md": card.encode(),
             },
+            notes={"scores.json": json.dumps(scores, indent=1).encode(), "README.md": card.encode()},
         )
 
 

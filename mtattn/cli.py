@@ -1,6 +1,7 @@
 """The command line: parse, load, call one function, print. Heavy imports stand inside the commands."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -50,8 +51,10 @@ class ExportTarget(StrEnum):
 
 
 DeviceOption = Annotated[Device, typer.Option(help="auto: cuda if there is one, else cpu.")]
+LANGUAGE = re.compile(r"\.(?!txt|src|tgt|trg|ref|hyp|raw|tok|bpe|tmp|out)([a-z]{2,3})$")  # at the end of a file name
 SetOption = Annotated[list[str], typer.Option("--set", metavar="K=V", help="Override a config value; repeatable.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or a released model folder.")]
+SearchOption = Annotated[list[str], typer.Option("--set", metavar="decode.K=V", help="Search otherwise; repeatable.")]
 BeamOption = Annotated[int | None, typer.Option("--beam", help="Beam size; 1 is greedy. Default: the config's.")]
 
 
@@ -95,11 +98,16 @@ def train(
     overrides += [*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_]
     report, chosen = Reporter(), _device(device)
     directory = RunDirectory(run or Path("runs") / _run_name(named, src_file))
+    begins = fresh or not directory.started  # a run that goes on has its languages
+    if begins and config is None and from_ is None and src_file and tgt_file:
+        overrides = [*_languages(src_file, tgt_file), *overrides]
     resolved = resolve(named, overrides, directory, report, device=chosen, origin=from_, fresh=fresh)
     if not dry_run:
         report.note(f"config: {named or 'chosen for your files'}; run directory: {directory.path}")
     for note in resolved.notes:
         report.note(note)
+    if named and src_file and not dev_src and resolved.config.data.dev:
+        report.note(f"validated on the dev corpus of {named}; --dev-src and --dev-tgt name your own")
     if dry_run:
         with _reader_may_leave():
             typer.echo(resolved.config.to_toml(), nl=False)
@@ -118,7 +126,7 @@ def translate(
     beam: BeamOption = None,
     nbest: Annotated[int | None, typer.Option("--nbest", help="Translations of each line.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with scores.")] = False,
-    set_: Annotated[list[str], typer.Option("--set", metavar="decode.K=V", help="Search otherwise; repeatable.")] = [],  # noqa: B006
+    set_: SearchOption = [],  # noqa: B006
     prefix: Annotated[Path | None, typer.Option(help="Line n: how translation n starts; empty: as it likes.")] = None,
     glossary: Annotated[Path | None, typer.Option(help="Terms to use: source term, tab, target term a line.")] = None,
     ensemble: Annotated[list[Path], typer.Option(metavar="RUN", help="Average with this model; repeatable.")] = [],  # noqa: B006
@@ -184,6 +192,7 @@ def evaluate(
     src_file: Annotated[Path | None, typer.Option(help="Source text, instead of a split.")] = None,
     ref_file: Annotated[Path | None, typer.Option(help="Its reference translation.")] = None,
     beam: BeamOption = None,
+    set_: SearchOption = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
     device: DeviceOption = Device.auto,
 ) -> None:
@@ -194,7 +203,7 @@ def evaluate(
     if (src_file is None) != (ref_file is None):
         raise ConfigError("--src-file and --ref-file go together")
     files = (src_file, ref_file) if src_file and ref_file else None
-    scores = evaluate_run(run, split.value, files, device=_device(device), beam=beam, report=Reporter())
+    scores = evaluate_run(run, split.value, files, device=_device(device), beam=beam, overrides=set_, report=Reporter())
     with _reader_may_leave():
         if as_json:
             typer.echo(json.dumps(scores))
@@ -222,10 +231,13 @@ def doctor(
 
     overrides = [*_file_overrides(config, src_file, tgt_file, None, None), *set_]
     diagnosis = diagnose(load_config(config, overrides) if config or overrides else None, Reporter())
-    if as_json:
-        typer.echo(json.dumps(to_json(diagnosis), ensure_ascii=False))
-    else:
-        show(diagnosis, Console(highlight=False, emoji=False))
+    try:
+        if as_json:
+            typer.echo(json.dumps(to_json(diagnosis), ensure_ascii=False))
+        else:
+            show(diagnosis, Console(highlight=False, emoji=False))
+    except (BrokenPipeError, SystemExit):  # rich's way to say that the reader has left; what was found still counts
+        discard(sys.stdout)
     diagnosis.require_sound()
 
 
@@ -251,16 +263,15 @@ def export(
     """Write a copy that other programs run, and compare it with the model before it stands."""
     from mtattn.checkpoint import model_folder, read_config
     from mtattn.config import load_config
-    from mtattn.export import capabilities, export_model, remarks
+    from mtattn.export import capabilities, export_model
     from mtattn.export.huggingface import push as push_folder
     from mtattn.progress import Reporter
 
     if check:
         config = read_config(model_folder(Path(run))) if Path(run).is_dir() else load_config(run)
-        known = remarks(config)
         with _reader_may_leave():
-            for name, reasons in capabilities(config.model).items():
-                typer.echo(f"{name}: {'; '.join(reasons) or ', '.join(filter(None, ('yes', known[name])))}")
+            for name, verdict in capabilities(config).items():
+                typer.echo(f"{name}: {verdict}")
         return
     if to is None or out is None:
         raise ConfigError("give --to and the folder to write: mtattn export RUN --to ctranslate2 OUT")
@@ -300,6 +311,15 @@ def _file_overrides(
             path, translation = (json.dumps(str(file), ensure_ascii=False) for file in found)
             overrides.append(f"data.{split}={{path = {path}, target = {translation}}}")
     return overrides
+
+
+def _languages(src: Path, tgt: Path) -> list[str]:
+    """The languages that file names end in, as in train.fr and train.it.gz, as `--set` overrides; none if unsure."""
+    names = [path.name.removesuffix(".gz") for path in (src, tgt)]
+    found = [code[1] for code in map(LANGUAGE.search, names) if code]
+    if len({*found}) < 2:
+        return []
+    return [f'data.src="{found[0]}"', f'data.tgt="{found[1]}"']
 
 
 def _run_name(config: str | None, src_file: Path | None) -> str:

@@ -112,6 +112,10 @@ class Config:
                 f"model.position.max_len is {position.max_len}, but with filter.max_len {longest} and [decode]'s "
                 f"limits a text may have {needed} pieces, and learned positions exist up to max_len alone; raise it"
             )
+        if self.loss.rdrop and not (self.model.dropout or self.model.inner_dropout or self.model.attention_dropout):
+            raise ValueError(
+                "loss.rdrop compares two passes under dropout: without any they are the same; set one of them"
+            )
 
     def to_table(self) -> dict[str, Any]:
         """Every value, as a table that `parse_config` reads back to an equal Config."""

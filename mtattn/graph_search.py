@@ -17,7 +17,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ from mtattn.decode import (
     start,
 )
 from mtattn.graph import Recorded, shared_pool
-from mtattn.model import DecoderLayer, Transformer, evaluating
+from mtattn.model import Transformer, decoder_layers, evaluating
 from mtattn.slots import Slots, next_logits, supports
 
 SENTENCES, STEPS, SOURCE = 32, 16, 16  # the smallest room; others are larger by powers of two
@@ -64,7 +63,7 @@ def num_sentences(model: Transformer, longest: int, width: int) -> int:
     A power of two, as rooms are. Keys and values are most of a room, and most targets are at most twice as long as
     their sources; the few that are longer go on in a room of more steps, but fewer sentences.
     """
-    attn = cast(DecoderLayer, model.decoder[0]).self_attn
+    attn = next(decoder_layers(model)).self_attn
     position = 2 * 4 * attn.num_kv_heads * attn.d_head * len(model.decoder)  # bytes of a source position and hypothesis
     positions = min(MOST_POSITIONS, _most_bytes(model.out_embed.weight.device) / (2 * position))
     count = min(MOST_SENTENCES, max(1, int(positions / (longest * width))))

@@ -23,7 +23,16 @@ from mtattn.attention import MultiHeadAttention, Position, RMSNorm, Rotary
 from mtattn.attention.scores import ScaledDot, Symmetric
 from mtattn.keys import Ancestors, Grid, Keys
 from mtattn.linear import LINEARS, Linear
-from mtattn.model import ACTIVATIONS, DecoderLayer, DecoderState, EncoderLayer, FeedForward, Residual, Transformer
+from mtattn.model import (
+    ACTIVATIONS,
+    DecoderLayer,
+    DecoderState,
+    EncoderLayer,
+    FeedForward,
+    Residual,
+    Transformer,
+    decoder_layers,
+)
 
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 ENCODED = 1024  # source positions encoded at a time, padding included
@@ -88,7 +97,7 @@ class _Stacks:
     def __init__(self, model: Transformer, make: MakeLinear) -> None:
         self.model = model
         self.encoder = [_EncoderBlock(cast(EncoderLayer, layer), make) for layer in model.encoder]
-        self.decoder = [_DecoderBlock(cast(DecoderLayer, layer), make) for layer in model.decoder]
+        self.decoder = [_DecoderBlock(layer, make) for layer in decoder_layers(model)]
         self.src_turns, self.tgt_turns = (_Turns(p) for p in (model.src_position, model.tgt_position))
         self.encoder_norm = _norm(model.encoder_norm)
         self.norm, self.output = _norm(model.decoder_norm), make(model.out_embed.weight, None)

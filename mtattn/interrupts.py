@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import NoReturn, TypeVar
 
@@ -94,7 +95,8 @@ def leave(exit_code: int) -> NoReturn:
     Such a thread would go on while Python and the library are taken down under it, and crash.
     """
     if any(thread.name == INTERRUPTIBLE for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError):  # nobody reads it, or it is closed
+                stream.flush()
         os._exit(exit_code)
     sys.exit(exit_code)

@@ -141,7 +141,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # About 1 M parameters beside the embeddings: seconds on a laptop.
     "tiny": {"d_model": 128, "d_ff": 512, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2, "dropout": 0.1},
     # Table 3 of Vaswani et al. 2017, row "base".
-    "vaswani-base": {
+    "vaswani": {
         "d_model": 512,
         "d_ff": 2048,
         "num_heads": 8,
@@ -315,13 +315,9 @@ class Transformer(nn.Module):
         """Target ids [B, T], positions [B, T] or [T] (None: 0 .. T-1) -> what the decoder reads, [B, T, D]."""
         return self._embed(self.tgt_embed, self.tgt_position, tgt_in, positions)
 
-    def source_mask(self, src: Tensor) -> Mask | None:
-        """Which source positions may be attended to: where padding becomes a mask.
-
-        None where nothing is padded, which attention then need not look at; a GPU is not asked, since it would wait.
-        """
-        real = src != self.pad_id  # [B, S]
-        return None if not src.is_cuda and bool(real.all()) else key_padding(real)
+    def source_mask(self, src: Tensor) -> Mask:
+        """Which source positions may be attended to: where padding becomes a mask."""
+        return key_padding(src != self.pad_id)
 
     def encode(self, src: Tensor, mask: Mask | Tensor | None, positions: Tensor | None = None) -> Tensor:
         """Source ids [B, S], their `source_mask`, and positions [B, S] (None: 0 .. S-1) -> memory [B, S, D]."""
@@ -388,7 +384,7 @@ class DecoderState:
         self.model, self.src = model, src
         self.memory_mask = model.source_mask(src)
         memory = model.encode(src, self.memory_mask)
-        self.caches = [(KVCache(), layer.cross_attn.project_memory(memory)) for layer in layers(model)]
+        self.caches = [(KVCache(), layer.cross_attn.project_memory(memory)) for layer in decoder_layers(model)]
         self.tree: BeamTree | None = None
 
     @torch.no_grad()
@@ -399,7 +395,7 @@ class DecoderState:
         mask = self.tree.extend(parents)  # [N, 1, K, L] or None
         positions = self.tree.positions  # [K]
         x = self.model.embed_tgt(tokens, positions)  # [N, K, D]
-        for layer, caches in zip(layers(self.model), self.caches, strict=True):
+        for layer, caches in zip(decoder_layers(self.model), self.caches, strict=True):
             x = layer(x, None, mask, self.memory_mask, caches, positions)
         return self.model.logits(self.model.decoder_norm(x if alive is None else x[alive]))  # [N, K, V] or [R, V]
 
@@ -414,7 +410,7 @@ class DecoderState:
             self.tree.select(sentences)
 
 
-def layers(model: Transformer) -> Iterator[DecoderLayer]:
+def decoder_layers(model: Transformer) -> Iterator[DecoderLayer]:
     """The decoder's layers, with their type."""
     yield from cast("list[DecoderLayer]", model.decoder)
 

@@ -1,6 +1,7 @@
 """Lines of input, each with what its translation has to start with: two files read in step."""
 
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 from mtattn.errors import CorpusError
 
@@ -12,17 +13,13 @@ def paired(lines: Iterable[str], prefixes: Iterable[str]) -> Iterator[tuple[str,
         CorpusError: one of the two ends before the other; the message has both counts.
     """
     left, right = iter(lines), iter(prefixes)
-    count = 0
-    while True:
-        line, prefix = next(left, None), next(right, None)
-        if line is None and prefix is None:
-            return
+    for count, (line, prefix) in enumerate(zip_longest(left, right)):
         if line is None or prefix is None:
-            num_lines = count if line is None else count + 1 + sum(1 for _ in left)
+            # Lines are not counted to their end: who sends them may wait for an answer before there are more.
+            num_lines = count if line is None else f"more than {count}"
             num_prefixes = count if prefix is None else count + 1 + sum(1 for _ in right)
             raise CorpusError(
                 f"{num_lines} lines to translate, but {num_prefixes} lines of prefixes: line n of --prefix belongs to "
                 "line n of the input, and an empty line leaves its translation free; give equally many"
             )
         yield line, prefix
-        count += 1

@@ -82,6 +82,7 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Nobody reads any more, as after `2>&1 | head`: what is at work goes on, silently. rich would exit."""
         self.quiet = True
+        discard(sys.stderr)
 
 
 class _RichBar:

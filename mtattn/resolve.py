@@ -90,6 +90,9 @@ def _sized(given: dict[str, Any], base: dict[str, Any], where: str, report: Repo
     choices = [choice for choice in found if _free(choice.key, given)]
     config = parse_config(laid_over(as_table(choices), base or given), where)
     notes = [f"chosen for {facts.pairs:,} pairs (--set wins over any of it):", *map(str, choices)]
+    notes.append(
+        f"languages: {config.data.src} to {config.data.tgt} (data.src and data.tgt, by which models are labelled)"
+    )
     if base:
         notes = [*explain(config), *notes]
     return Resolved(config, [*notes, estimate(config, facts)])

@@ -1,6 +1,7 @@
 """`mtattn eval`: translate a split or a pair of files with a trained model, and score it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,13 @@ def evaluate_run(
     *,
     device: torch.device,
     beam: int | None,
+    overrides: Sequence[str],
     report: Reporter,
 ) -> dict[str, Any]:
     """Scores of a model on a split that its config names, or on a source and a reference file.
+
+    Args:
+        beam, overrides: see `load_translator`.
 
     Returns:
         bleu, chrf, ter, signature (of each), num_sentences, seconds (of translating).
@@ -33,7 +38,7 @@ def evaluate_run(
     Raises:
         ConfigError: the config names no such split. CorpusError: the text cannot be read.
     """
-    translator = load_translator(run, device, beam=beam)
+    translator = load_translator(run, device, beam=beam, overrides=overrides)
     data = read_config(model_folder(run)).data
     if files is not None:
         named = CorpusSource(str(files[0]), target=str(files[1]))

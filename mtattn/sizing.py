@@ -14,7 +14,7 @@ import torch
 
 from mtattn.config import Config, TrainConfig
 from mtattn.model import ModelConfig
-from mtattn.scripts import CHARS_PER_WORD, chars_per_word
+from mtattn.scripts import unspaced
 from mtattn.tokenizer import NUM_RESERVED
 
 if TYPE_CHECKING:
@@ -37,16 +37,17 @@ class Size:
 
 
 SIZES = (
-    Size(0, 2_000, 128, 512, 4, 2, 0.3, 1_024, 100),
-    Size(8_000, 4_000, 128, 512, 4, 4, 0.3, 2_048, 40),  # configs/multi30k-en-de-quick.toml
+    Size(0, 2_000, 128, 512, 2, 2, 0.3, 1_024, 100),
+    Size(8_000, 4_000, 128, 512, 2, 4, 0.3, 2_048, 40),  # configs/multi30k-en-de-quick.toml
     Size(20_000, 6_000, 256, 1_024, 4, 3, 0.3, 8_192, 20),
     Size(100_000, 8_000, 256, 1_024, 4, 3, 0.2, 8_192, 15),
     Size(1_000_000, 16_000, 512, 2_048, 8, 6, 0.1, 32_768, 8),
 )
 MAX_VOCAB_SIZE = 32_000
 # Pairs that are seen this often, or as often as their row says, need its whole dropout lest they are learnt by heart.
-# Shorter runs need far less: of 29,000 captions 4 epochs score 37.8 with 0.05 and 36.4 with 0.15, and 12 epochs with
-# 0.1 hardly begin to learn by heart (docs/experiments.md). Hence the square of the share of epochs.
+# Shorter runs need far less: of 29,000 captions 4 epochs score 38.1 without, 37.8 with 0.05 and 36.4 with 0.15, and 12
+# epochs with 0.1 hardly begin to learn by heart (docs/experiments.md). Hence the square of the share of epochs, and
+# none where that comes to no more than LITTLE_DROPOUT.
 MANY_EPOCHS, LITTLE_DROPOUT = 20, 0.05
 # Target tokens that a model must at least see for each of its weights; else a smaller one is better: in 18.5 minutes
 # 1.5 for each of 2.4 M weights score 39.0, 0.7 for each of 3.7 M 37.3.
@@ -77,8 +78,8 @@ CPU_BATCH_TOKENS = 4_096  # a batch of 8,192 leaves 13 % padding instead of 5 % 
 class Facts:
     """What the choice depends on.
 
-    pairs: training pairs. src_chars, tgt_chars: characters of each side in all. chars_per_word: between white space,
-    which tells scripts that do not write it. num_chars: different characters, but for the rarest (0.05 % of the text).
+    pairs: training pairs. src_chars, tgt_chars: characters of each side in all. unspaced: the script writes no spaces
+    between words. num_chars: different characters, but for the rarest (0.05 % of the text).
     device: "cpu", "cuda" or "mps". cores: CPU threads. instructions: the CPU's, as torch names what it uses.
     max_minutes, max_epochs: the limits that the user gave, else 0.
     """
@@ -86,7 +87,7 @@ class Facts:
     pairs: int
     src_chars: int
     tgt_chars: int
-    chars_per_word: float = 5.0
+    unspaced: bool = False
     num_chars: int = 80
     device: str = "cpu"
     cores: int = 2
@@ -120,7 +121,7 @@ def measure(dataset: "datasets.Dataset", device: torch.device, train: TrainConfi
         pairs=total,
         src_chars=round(scale * sum(map(len, src))),
         tgt_chars=round(scale * sum(map(len, tgt))),
-        chars_per_word=chars_per_word((*src, *tgt)),
+        unspaced=unspaced((*src, *tgt)),
         num_chars=_covering(counts, 0.9995),
         device=device.type,
         cores=train.threads or torch.get_num_threads(),
@@ -150,7 +151,7 @@ def choose(facts: Facts) -> list[Choice]:
     seconds = (2 if thorough else 1) * _seconds_per_epoch(_Shape.of(model, facts), facts, data.step_tokens)
     reachable = min(float(wanted), 60 * minutes / seconds)
     chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts, reachable)]
-    if thorough:
+    if thorough and any(choice.key == "model.dropout" and choice.value for choice in chosen):
         chosen.append(Choice("loss.rdrop", RDROP, "two passes a step agree with each other: few pairs teach more"))
     limited = " that fit into a night; --max-minutes N chooses for N minutes" if reachable < wanted else ""
     if facts.max_minutes:
@@ -173,7 +174,8 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
         why = f"a larger model for {_range(data)} would not see enough text in {minutes} on this {facts.device}"
     times = f"a pair is seen about {epochs:.0f} times"
     share = min(1.0, epochs / min(MANY_EPOCHS, data.epochs)) ** 2
-    dropout = max(LITTLE_DROPOUT, round(share * data.dropout, 2))
+    dropout = round(share * data.dropout, 2)
+    dropout = dropout if dropout > LITTLE_DROPOUT else 0.0
     learnt = "must not" if dropout == data.dropout else "can hardly"
     inner_dropout = ModelConfig.inner_dropout if share > 1 / 2 else 0.0
     if vocab_size > model.vocab_size:
@@ -265,7 +267,7 @@ def _tokens(facts: Facts, vocab_size: int) -> tuple[int, int]:
     1.5 pieces a sentence. Scripts without white space between words (Chinese, Japanese, Thai) have shorter pieces.
     """
     chars = 3.2 + 0.5 * math.log2(max(vocab_size, 500) / 1_500)
-    if facts.chars_per_word > CHARS_PER_WORD:
+    if facts.unspaced:
         chars = 1.5
     src, tgt = (round(count / chars + 1.5 * facts.pairs) for count in (facts.src_chars, facts.tgt_chars))
     return src, tgt
@@ -295,20 +297,12 @@ def estimate(config: Config, facts: Facts) -> str:
     step_tokens = int(train.batch_tokens) * train.accumulate if fixed else _suited(facts)[-1].step_tokens
     minutes = (2 if config.loss.rdrop else 1) * _seconds_per_epoch(shape, facts, step_tokens) / 60
     tokens = _tokens(facts, shape.vocab_size)[1]
-    limits = [
-        limit
-        for limit in (
-            train.max_epochs * minutes,
-            train.max_steps * step_tokens / PADDING / tokens * minutes,
-            train.max_minutes,
-        )
-        if limit
-    ]
+    limits = train.max_epochs * minutes, train.max_steps * step_tokens / PADDING / tokens * minutes, train.max_minutes
     on = f"{facts.cores} CPU threads" if facts.device == "cpu" else f"{facts.device}, by the speed of an H100"
     speed = f"{tokens / minutes / 60:,.0f} a second on {on}"
     return (
         f"an epoch: about {tokens:,} target tokens, {_duration(minutes)}, {speed}; "
-        f"training takes about {_duration(min(limits))}, validation not counted"
+        f"training takes about {_duration(min(filter(None, limits)))}, validation not counted"
     )
 
 

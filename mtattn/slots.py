@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from mtattn.attention import MultiHeadAttention, Rotary, Sinusoidal
 from mtattn.attention.scores import ScaledDot, Symmetric
-from mtattn.model import DecoderLayer, Transformer, layers
+from mtattn.model import Transformer, decoder_layers
 
 NEVER = -torch.inf
 
 
 def supports(model: Transformer) -> bool:
     """Whether `next_logits` can compute this model's decoding steps."""
-    layer, position = cast(DecoderLayer, model.decoder[0]), model.tgt_position
+    layer, position = next(decoder_layers(model)), model.tgt_position
     return (
         model.out_embed.weight.dtype == torch.float32
         and type(layer.self_attn.score) in (ScaledDot, Symmetric)
@@ -51,7 +51,7 @@ class Slots:
     """
 
     def __init__(self, model: Transformer, sentences: int, beams: int, steps: int, source: int) -> None:
-        attn, device = cast(DecoderLayer, model.decoder[0]).self_attn, model.out_embed.weight.device
+        attn, device = next(decoder_layers(model)).self_attn, model.out_embed.weight.device
         heads, size = (sentences, attn.num_kv_heads), attn.d_head
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         self.own, self.cross = (
@@ -76,7 +76,7 @@ class Slots:
         """Encode sources [M, <= S], which become the first M sentences."""
         m, s = src.shape
         memory = model.encode(src, model.source_mask(src))  # [M, S, D]
-        for layer, (keys, values) in zip(layers(model), self.cross, strict=True):
+        for layer, (keys, values) in zip(decoder_layers(model), self.cross, strict=True):
             projected = layer.cross_attn.project_memory(memory)
             keys[:m, :, :s], values[:m, :, :s] = projected.keys, projected.values
         self.padding[:m, 0, s:] = NEVER
@@ -116,7 +116,7 @@ def next_logits(model: Transformer, slots: Slots, tokens: Tensor, parents: Tenso
     x = model.tgt_embed(tokens.flatten()) * model.config.d_model**0.5  # [N K, D]
     if slots.waves is not None:
         x = x + slots.waves.index_select(0, slots.step)  # [N K, D]
-    for layer, own, cross in zip(layers(model), slots.own, slots.cross, strict=True):
+    for layer, own, cross in zip(decoder_layers(model), slots.own, slots.cross, strict=True):
 
         def look_back(x: Tensor, attn: MultiHeadAttention = layer.self_attn, own: tuple[Tensor, ...] = own) -> Tensor:
             k = _heads(attn.k_proj or attn.q_proj, attn.k_norm or attn.q_norm, x, n, attn.d_head, turns)

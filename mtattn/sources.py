@@ -108,6 +108,8 @@ def locate(source: CorpusSource, folder: str, languages: tuple[str, str]) -> Loc
         path = expand(source.path, folder)
     format = source.format or ("text" if source.target else format_of(path))
     check_columns(source, format)
+    if source.target and format != "text":
+        raise ConfigError(f"{source.path}: target names the second of two text files, and format is {format!r}")
     if source.target:
         paths = path, expand(source.target, folder)
     else:

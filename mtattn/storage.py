@@ -28,8 +28,11 @@ before_operation: Callable[[str], None] = lambda operation: None  # noqa: E731
 """Called with a name before each file operation of a save; the tests put a fault here, and nothing else uses it."""
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, bytes] | None = None) -> None:
     """Write a folder that appears whole or not at all, with a manifest of each file's size and sha256.
+
+    Args:
+        notes: more files, which are for people to read and edit: the manifest does not name them.
 
     Written to `folder.tmp`, each file and the folder fsynced, the manifest last, then renamed, and the parent fsynced.
     A folder that stood there steps aside to `folder.old` until the new one stands; see `recover_folder`.
@@ -43,7 +46,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
         manifest = json.dumps(make_manifest(files), indent=1).encode()
-        for name, data in {**files, MANIFEST: manifest}.items():
+        for name, data in {**files, **(notes or {}), MANIFEST: manifest}.items():
             _write_synced(temporary / name, data)
         _sync_folder(temporary)
         if folder.exists():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -146,7 +146,8 @@ def train_tokenizer(src: Iterable[str], tgt: Iterable[str], config: TokenizerCon
     Returns:
         The tokenizer, and notes for the user (such as a lowered vocabulary size).
     """
-    sides = [("joint", _alternate(src, tgt))] if config.joint else [("source", iter(src)), ("target", iter(tgt))]
+    alternating = chain.from_iterable(zip(src, tgt, strict=True))
+    sides = [("joint", alternating)] if config.joint else [("source", iter(src)), ("target", iter(tgt))]
     notes: list[str] = []
     models: list[bytes] = []
     for name, texts in sides:
@@ -160,11 +161,6 @@ def train_tokenizer(src: Iterable[str], tgt: Iterable[str], config: TokenizerCon
             )
         models.append(model)
     return Tokenizer(*models), notes
-
-
-def _alternate(src: Iterable[str], tgt: Iterable[str]) -> Iterable[str]:
-    for pair in zip(src, tgt, strict=True):
-        yield from pair
 
 
 def _train_one(lines: list[str], config: TokenizerConfig) -> bytes:

@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -275,13 +275,16 @@ class Trainer:
         if self.state.skipped_in_a_row < MAX_SKIPPED:
             return True
         if self.state.rollbacks >= MAX_ROLLBACKS:
-            raise DivergedError(
-                f"{MAX_SKIPPED} steps in a row had a gradient that is not finite, also after going back "
-                f"{MAX_ROLLBACKS} times (last batch: {pair_names(group, self.data.examples.numbers)}); the last "
-                "checkpoint is intact; try a lower optim.lr and optim.muon_lr, or train.precision = float32, with "
-                "--fresh or in another --run"
-            )
+            self.ranks.from_main(lambda: self._give_up(group))
         return False
+
+    def _give_up(self, group: list[Batch]) -> NoReturn:
+        raise DivergedError(
+            f"{MAX_SKIPPED} steps in a row had a gradient that is not finite, also after going back "
+            f"{MAX_ROLLBACKS} times (last batch: {pair_names(group, self.data.examples.numbers)}); the last "
+            "checkpoint is intact; try a lower optim.lr and optim.muon_lr, or train.precision = float32, with "
+            "--fresh or in another --run"
+        )
 
     def _roll_back(self) -> None:
         """Start again from the newest checkpoint, with half the learning rate."""
@@ -401,7 +404,8 @@ class Trainer:
         self.run.save(Checkpoint(weights_of(self.released), optim, state))
 
     def _resume(self, saved: Checkpoint) -> None:
-        require_same(self.run, saved.state, self.lineage, changed_data=self.allow_changed_data)
+        changed_data = self.allow_changed_data
+        self.ranks.from_main(lambda: require_same(self.run, saved.state, self.lineage, changed_data=changed_data))
         self.state = TrainState.from_json(saved.state.get("loop"))
         position = self.state.position
         position.batch = min(position.batch, len(self.batches.plan(position.epoch)))  # changed data may have fewer

@@ -179,6 +179,12 @@ def test_a_run_is_loaded_from_its_best_checkpoint_then_from_its_release(
     for name, weight in weights_of(model).items():
         assert torch.equal(weights_of(from_checkpoint)[name], weight)
         assert torch.equal(weights_of(released)[name], weight)
+    for name in ("README.md", "scores.json"):  # for people: a licence is filled in, a score added
+        (run.model / name).write_text("mine")
+    load_model(run.path)
+    (run.model / "config.toml").write_text((run.model / "config.toml").read_text() + "\n")
+    with pytest.raises(ModelError, match=r"config\.toml: \d+ bytes where the manifest says"):
+        load_model(run.path)
 
 
 def test_a_stored_config_that_is_wrong_is_a_model_error(tmp_path: Path) -> None:

@@ -101,10 +101,42 @@ def test_files_need_no_config(mtattn_: Run, tmp_path: Path) -> None:
     assert (resolved.data, resolved.train.max_minutes) == (load_config(None, given).data, 7)
     _, again, err = mtattn_("train", *(part for setting in given for part in ("--set", setting)), "--dry-run")
     assert err.startswith("chosen for 60 pairs") and again == out
-    for line in err.splitlines()[1:-1]:
+    assert err.splitlines()[-2].startswith("languages: en to de")
+    for line in err.splitlines()[1:-2]:
         key, value = line.split("  (")[0].split(" = ")
         section, name = key.split(".")
         assert str(getattr(getattr(resolved, section.strip()), name)) == value
+
+
+@pytest.mark.parametrize(
+    ("names", "overrides", "languages"),
+    [
+        (("train.fr", "train.it"), [], ("fr", "it")),
+        (("a.b.quy", "x.es"), [], ("quy", "es")),
+        (("train.fr", "train.it"), ["data.tgt=oc"], ("fr", "oc")),
+        (("fr.txt", "it.txt"), [], ("en", "de")),
+        (("a.fr", "b.fr"), [], ("en", "de")),
+        (("train.src", "train.tgt"), [], ("en", "de")),
+    ],
+)
+def test_languages_are_what_file_names_end_in(
+    mtattn_: Run, tmp_path: Path, names: tuple[str, str], overrides: list[str], languages: tuple[str, str]
+) -> None:
+    write_corpus(tmp_path)
+    for language, name in zip(("en", "de"), names, strict=True):
+        (tmp_path / f"train.{language}").rename(tmp_path / name)
+    flags = ["--src-file", names[0], "--tgt-file", names[1], *(part for o in overrides for part in ("--set", o))]
+    _, out, err = mtattn_("train", *flags, "--dry-run")
+    Path("resolved.toml").write_text(out)
+    data = load_config("resolved.toml").data
+    assert (data.src, data.tgt) == languages
+    assert f"languages: {languages[0]} to {languages[1]} " in err
+
+
+def test_a_config_says_which_languages_and_what_else_to_validate_on(mtattn_: Run) -> None:
+    _, out, err = mtattn_("train", "toy", "--src-file", "train.fr", "--tgt-file", "train.it", "--dry-run")
+    assert 'src = "en"\ntgt = "de"\n' in out
+    assert "validated on the dev corpus of toy; --dev-src and --dev-tgt name your own" in err
 
 
 def test_files_are_found_from_here_whatever_folder_the_config_names(mtattn_: Run, tmp_path: Path) -> None:
@@ -232,7 +264,7 @@ def test_eval_of_a_perfect_translation(mtattn_: Run, trained: Path) -> None:
     Path("src").write_text("a b c d e\nh g f e d\n")
     _, out, _ = mtattn_("translate", trained, "src", "--beam", 1)
     Path("ref").write_text(out)
-    code, out, _ = mtattn_("eval", trained, "--src-file", "src", "--ref-file", "ref", "--beam", 1)
+    code, out, _ = mtattn_("eval", trained, "--src-file", "src", "--ref-file", "ref", "--set", "decode.beam_size=1")
     assert code == 0
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["bleu", "chrf", "ter"]

@@ -27,7 +27,7 @@ from mtattn.errors import ConfigError
         ("train.max_steps=", "train.max_steps = '': it should be a valid integer"),
         ("model.bias=1", "model.bias = 1: it should be a valid boolean"),
         ("optim.kind=adam", "optim.kind = 'adam': it should be 'muon' or 'adamw'"),
-        ("model.preset=tinny", "model.preset is 'tinny'; did you mean 'tiny'? (known: tiny, vaswani-base)"),
+        ("model.preset=tinny", "model.preset is 'tinny'; did you mean 'tiny'? (known: tiny, vaswani)"),
         ("model.preset=5", "model.preset = 5: it should be a valid string"),
         ("model.preset=[1]", "model.preset = [1]: it should be a valid string"),
         ("train.seed=-1", "train: seed is -1; allowed: 0 or more"),
@@ -50,6 +50,13 @@ def test_what_is_wrong_is_one_line(override, message):
     assert message in str(caught.value)
     assert str(caught.value).startswith("the defaults: ")
     assert "\n" not in str(caught.value)
+
+
+def test_rdrop_needs_some_dropout():
+    none = ["loss.rdrop=4", "model.dropout=0", "model.inner_dropout=0"]
+    with pytest.raises(ConfigError, match="without any they are the same"):
+        load_config(None, none)
+    assert load_config(None, [*none, "model.attention_dropout=0.1"]).loss.rdrop == 4
 
 
 def test_a_file_is_named_and_every_fault_is_listed(tmp_path):
@@ -142,12 +149,10 @@ def test_set_below_a_value():
 
 
 def test_preset_stands_under_what_the_section_says():
-    config = load_config(None, ["model.preset=vaswani-base", "model.d_ff=1024", "model.position.max_len=2000"]).model
+    config = load_config(None, ["model.preset=vaswani", "model.d_ff=1024", "model.position.max_len=2000"]).model
     assert (config.d_model, config.d_ff, config.norm_position) == (512, 1024, "post")
     assert (config.position.kind, config.position.max_len) == ("sinusoidal", 2000)
-    assert (
-        load_config(None, ["model.preset=vaswani-base", "model.position.kind=rotary"]).model.position.kind == "rotary"
-    )
+    assert load_config(None, ["model.preset=vaswani", "model.position.kind=rotary"]).model.position.kind == "rotary"
 
 
 # The round trip
@@ -158,7 +163,7 @@ def test_preset_stands_under_what_the_section_says():
     [
         [],
         ["model.preset=tiny", "model.d_model=64"],
-        ["model.preset=vaswani-base"],
+        ["model.preset=vaswani"],
         ["model.position.scaling=ntk", "model.position.factor=2"],
         ["data.train=['a.tsv', {path = 'b.csv', columns = ['x', 3]}]", "data.dev=hf:a/b@dev"],
         ["optim.betas=[0.8, 0.9]", "train.max_minutes=0.5", "decode.search=sample", "decode.nbest=7"],

@@ -33,7 +33,7 @@ def test_check_needs_no_training():
 
 def test_check_names_the_class_of_transformers(tmp_path):
     config = tmp_path / "paper.toml"
-    config.write_text('[model]\npreset = "vaswani-base"\n')
+    config.write_text('[model]\npreset = "vaswani"\n')
     assert "huggingface: yes, transformers runs it as MarianMTModel\n" in run("--check", config).stdout
 
 

@@ -278,7 +278,7 @@ def test_an_old_corpus_that_moved_is_named_anew(work: Path, tmp_path: Path) -> N
 
 REFUSED = [
     ("model.d_model=32", r"model.d_model is 32, but the model's is 16"),
-    ("model.preset=vaswani-base", r"model.norm_position is 'post', but the model's is 'pre'"),
+    ("model.preset=vaswani", r"model.norm_position is 'post', but the model's is 'pre'"),
     ("tokenizer.vocab_size=500", r"tokenizer.vocab_size is 500, but the model's is 290"),
     ("tokenizer.joint=false", r"tokenizer.joint is False, but the model's is True"),
     ('model.position={kind="alibi"}', r"model.position is {'kind': 'alibi'}, but the model's is"),

@@ -238,8 +238,8 @@ def test_a_fresh_pre_norm_model_starts_as_the_identity():
     )  # logits near N(0, 1): a loss near log V
 
 
-def test_source_mask_is_none_without_padding(model):
-    assert model.source_mask(ids(2, 4, 1)) is None
+def test_source_mask_hides_padding(model):
+    assert model.source_mask(ids(2, 4, 1)).trivial
     mask = model.source_mask(torch.tensor([[5, 6, PAD], [7, 8, 9]]))
     assert mask.dense(1, 3).allowed.flatten(0, 2).tolist() == [[True, True, False], [True, True, True]]
 
@@ -267,8 +267,8 @@ def test_dropout_acts_in_training_alone(make_model):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_has_the_sizes_it_is_known_for(name):
-    # One layer of each stack, without embeddings. Six of vaswani-base's make 44 M; the paper's 65 M has 37,000 pieces.
-    known = {"tiny": 459_776, "vaswani-base": 7_356_416}
+    # One layer of each stack, without embeddings. Six of vaswani's make 44 M; the paper's 65 M has 37,000 pieces.
+    known = {"tiny": 459_776, "vaswani": 7_356_416}
     one = {"encoder_layers": 1, "decoder_layers": 1}
     preset = {**PRESETS[name], **one, "position": PositionConfig(**PRESETS[name].get("position", {}))}
     model = Transformer(ModelConfig(**preset), 100, 100)

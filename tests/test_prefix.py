@@ -19,10 +19,19 @@ def test_pairs_are_read_in_step():
     assert list(paired([], [])) == []
 
 
-@pytest.mark.parametrize(("lines", "prefixes"), [(3, 1), (0, 2), (2, 5)])
-def test_unequal_counts_are_both_named(lines, prefixes):
-    with pytest.raises(CorpusError, match=rf"^{lines} lines to translate, but {prefixes} lines of prefixes"):
+@pytest.mark.parametrize(("lines", "prefixes", "said"), [(3, 1, "more than 1"), (0, 2, "0"), (2, 5, "2")])
+def test_unequal_counts_are_both_named(lines, prefixes, said):
+    with pytest.raises(CorpusError, match=rf"^{said} lines to translate, but {prefixes} lines of prefixes"):
         list(paired(["a"] * lines, ["x"] * prefixes))
+
+
+def test_a_line_without_a_prefix_is_said_before_more_lines_are_asked_for():
+    def lines():
+        yield from ("a", "b")
+        pytest.fail("who waits for an answer sends no third line")
+
+    with pytest.raises(CorpusError, match=r"^more than 1 lines"):
+        list(paired(lines(), ["x"]))
 
 
 def test_every_hypothesis_starts_with_its_lines_own_prefix(translator, toy_lines):

@@ -136,7 +136,8 @@ def test_prefix_forces_how_each_translation_starts(mtattn_, run):
 @pytest.mark.parametrize(("prefixes", "count"), [("Anna\n", 1), ("\n" * 6, 6), ("", 0)])
 def test_unequal_numbers_of_prefixes(fails, prefixes, count):
     Path("prefix.txt").write_text(prefixes)
-    fails(7, rf"4 lines to translate, but {count} lines of prefixes", "--prefix", "prefix.txt")
+    found = 4 if count > 4 else f"more than {count}"
+    fails(7, rf"{found} lines to translate, but {count} lines of prefixes", "--prefix", "prefix.txt")
 
 
 def test_a_prefix_without_room_is_said(mtattn_, run):

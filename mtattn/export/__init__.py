@@ -18,7 +18,6 @@ from mtattn.errors import ConfigError, CorpusError, FileError
 from mtattn.export import ctranslate2, huggingface, onnx
 from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import Ids, Native, Parity, compare, require_parity
-from mtattn.model import ModelConfig
 from mtattn.prepare import held_out, load_split, open_corpus
 from mtattn.progress import Reporter
 from mtattn.textio import open_lines
@@ -34,14 +33,12 @@ RECORD = "export.json"  # what was exported and how it compared; also how a fold
 PARITY_LINES = 200
 
 
-def capabilities(config: ModelConfig) -> dict[str, list[str]]:
-    """For each way out, why this model cannot go there; an empty list: it can."""
-    return {name: exporter.refusals(config) for name, exporter in EXPORTERS.items()}
-
-
-def remarks(config: Config) -> dict[str, str]:
-    """For each way out, what else to know of a model with this config; "" for nothing."""
-    return {name: exporter.remark(config) for name, exporter in EXPORTERS.items()}
+def capabilities(config: Config) -> dict[str, str]:
+    """For each way out, why a model with this config cannot go there; or "yes", and what else to know."""
+    return {
+        name: "; ".join(exporter.refusals(config.model)) or ", ".join(filter(None, ("yes", exporter.remark(config))))
+        for name, exporter in EXPORTERS.items()
+    }
 
 
 def export_model(

@@ -14,7 +14,7 @@ from mtattn.attention import MultiHeadAttention, Position, Rotary, T5Bias
 from mtattn.decode import DecodeConfig
 from mtattn.export.exporter import Exporter, Trained, extra
 from mtattn.export.parity import EXACT, ROUNDED, Ids
-from mtattn.model import DecoderLayer, EncoderLayer, FeedForward, ModelConfig, Residual, Transformer
+from mtattn.model import EncoderLayer, FeedForward, ModelConfig, Residual, Transformer, decoder_layers
 from mtattn.tokenizer import Tokenizer
 
 MAX_POSITIONS = 4096  # rows of the table that stands for sinusoidal positions, of which it knows another kind only
@@ -106,8 +106,7 @@ def build_spec(model: Transformer) -> Any:
         assert isinstance(layer, EncoderLayer)
         _fill_attention(target.self_attention, layer.self_attn, layer.self_attn_residual, own=True)
         _fill_ffn(target.ffn, layer.ffn, layer.ffn_residual)
-    for target, decoder_layer in zip(decoder.layer, model.decoder, strict=True):
-        assert isinstance(decoder_layer, DecoderLayer)
+    for target, decoder_layer in zip(decoder.layer, decoder_layers(model), strict=True):
         _fill_attention(target.self_attention, decoder_layer.self_attn, decoder_layer.self_attn_residual, own=True)
         _fill_attention(target.attention, decoder_layer.cross_attn, decoder_layer.cross_attn_residual, own=False)
         _fill_ffn(target.ffn, decoder_layer.ffn, decoder_layer.ffn_residual)
@@ -174,8 +173,7 @@ def _fill_attention(spec: Any, layer: MultiHeadAttention, residual: Residual, *,
         spec.relative_attention_max_distance = torch.tensor(layer.position.max_distance, dtype=torch.int32).numpy()[()]
 
 
-def _fill_ffn(spec: Any, layer: nn.Module, residual: nn.Module) -> None:
-    assert isinstance(layer, FeedForward) and isinstance(residual, Residual)
+def _fill_ffn(spec: Any, layer: FeedForward, residual: Residual) -> None:
     _fill_norm(spec.layer_norm, residual.norm)
     if layer.gate_proj is None:
         _fill_linear(spec.linear_0, layer.up_proj)

@@ -17,7 +17,7 @@ from mtattn.decode import DecodeConfig
 from mtattn.errors import FileError
 from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import EXACT, Engine, Native
-from mtattn.export.stock import CLASSES, StockEngine, obstacles, stock_files
+from mtattn.export.stock import CLASSES, StockEngine, obstacles, special_ids, stock_files
 from mtattn.mixing import FinetuneConfig
 from mtattn.sources import Corpus, as_sources
 from mtattn.storage import tensors_to_bytes, write_folder
@@ -73,12 +73,12 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
         **trained.tokenizer.to_files(),
         "model.safetensors": tensors_to_bytes(weights_of(trained.model)),
     }
-    readme = card(trained, _scores(trained.folder)).encode()
+    readme = {"README.md": card(trained, _scores(trained.folder)).encode()}
     if obstacles(trained.config):
-        write_folder(folder, {**ours, "config.json": _config_json(trained).encode(), "README.md": readme})
+        write_folder(folder, {**ours, "config.json": _config_json(trained).encode()}, notes=readme)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in {**stock_files(trained), "README.md": readme}.items():
+    for name, data in {**stock_files(trained), **readme}.items():
         (folder / name).write_bytes(data)
     write_folder(folder / "model", ours)
 
@@ -177,9 +177,7 @@ def _scores(run: Path) -> dict[str, Any]:
 
 def _config_json(trained: Trained) -> str:
     shape = {"model_type": "mtattn", "architectures": ["Transformer"], **asdict(trained.config.model)}
-    tokenizer = trained.tokenizer
-    ids = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    return json.dumps({**shape, **ids, "decoder_start_token_id": tokenizer.bos_id}, indent=1)
+    return json.dumps({**shape, **special_ids(trained.tokenizer)}, indent=1)
 
 
 def load(folder: Path, tokenizer: Tokenizer) -> Engine:

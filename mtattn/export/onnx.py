@@ -22,7 +22,7 @@ from mtattn.attention import KVCache, Learned, MultiHeadAttention, Position, RMS
 from mtattn.decode import DecodeConfig
 from mtattn.export.exporter import Exporter, Trained, extra
 from mtattn.export.parity import EXACT, Ids, score, translate
-from mtattn.model import Transformer, layers
+from mtattn.model import Transformer, decoder_layers
 from mtattn.tokenizer import Tokenizer
 
 OPSET = 20
@@ -115,7 +115,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, src: Tensor) -> tuple[Tensor, Tensor]:
         memory = self.model.encode(src, (src != self.model.pad_id)[:, None, None])  # [B, S, D]
-        caches = [layer.cross_attn.project_memory(memory) for layer in layers(self.model)]
+        caches = [layer.cross_attn.project_memory(memory) for layer in decoder_layers(self.model)]
         return torch.stack([c.keys for c in caches]), torch.stack([c.values for c in caches])
 
 
@@ -140,7 +140,7 @@ class StepGraph(nn.Module):
         x = self.model.embed_tgt(tokens[:, None], positions)  # [B, 1, D]
         mask = src_mask[:, None, None]  # [B, 1, 1, S]
         grown = []
-        for i, layer in enumerate(layers(self.model)):
+        for i, layer in enumerate(decoder_layers(self.model)):
             own = GrowingCache(past_keys[i], past_values[i])
             x = layer(x, None, None, mask, (own, KVCache.of_memory(cross_keys[i], cross_values[i])), positions)
             grown.append(own)
@@ -153,7 +153,7 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     extra("onnx")
     extra("onnxscript")
     model, config = traceable(trained.model), trained.model.config
-    attention = next(layers(model)).cross_attn
+    attention = next(decoder_layers(model)).cross_attn
     heads = (attention.num_kv_heads, attention.d_head)
     src = torch.full((2, 7), 5)
     cross = torch.zeros(config.decoder_layers, 2, heads[0], 7, heads[1])
@@ -209,21 +209,13 @@ def traceable(model: Transformer) -> Transformer:
             module.impl = "reference"
             if isinstance(module.position, Rotary):
                 module.position = RealRotary(module.position)
-            module.q_norm, module.k_norm = _plain(module.q_norm), _plain(module.k_norm)
     for name, module in list(model.named_modules()):
-        if isinstance(module, RMSNorm):
+        if isinstance(module, RMSNorm):  # ours carries a backward pass that a graph has no use for
+            plain = nn.RMSNorm(module.normalized_shape, eps=module.eps)
+            plain.weight = module.weight
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _plain(module))
+            setattr(model.get_submodule(parent), child, plain)
     return model
-
-
-def _plain(norm: RMSNorm | None) -> Any:
-    """torch's own RMSNorm with the same weight: ours carries a backward pass that a graph has no use for."""
-    if type(norm) is not RMSNorm:
-        return norm
-    plain = nn.RMSNorm(norm.normalized_shape, eps=norm.eps)
-    plain.weight = norm.weight
-    return plain
 
 
 def _export(graph: nn.Module, path: Path, inputs: dict[str, tuple[Tensor, dict[int, Any]]], outputs: list[str]) -> None:

@@ -142,7 +142,7 @@ def _config(trained: Trained) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "share_encoder_decoder_embeddings": True,
         "forced_eos_token_id": None,
-        **_ids(trained.tokenizer),
+        **special_ids(trained.tokenizer),
     }
 
 
@@ -151,7 +151,7 @@ def _generation(trained: Trained) -> dict[str, Any]:
     tokenizer, decode = trained.tokenizer, trained.config.decode
     never = [tokenizer.pad_id, tokenizer.bos_id]
     return {
-        **_ids(tokenizer),
+        **special_ids(tokenizer),
         "num_beams": 1,
         "do_sample": False,
         "max_length": _positions(trained.config),
@@ -167,7 +167,7 @@ def _positions(config: Config) -> int:
     return max(MIN_POSITIONS, longest, config.decode.max_len(longest) + 1)
 
 
-def _ids(tokenizer: Tokenizer) -> dict[str, int]:
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {
         "pad_token_id": tokenizer.pad_id,
         "bos_token_id": tokenizer.bos_id,
