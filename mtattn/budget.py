@@ -1,4 +1,4 @@
-"""How many tokens a batch may have (`train.batch_tokens`), and the batches that follow from it."""
+"""How many tokens a batch may have (`train.batch_tokens`), whether it is packed, and the batches that follow."""
 
 import math
 from collections.abc import Callable

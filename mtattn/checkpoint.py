@@ -2,7 +2,8 @@
 
 runs/<name>/  config.toml  tokenizer.model  metrics.jsonl  train.log  best  last
               checkpoints/step-N/  model.safetensors  optim.safetensors  state.json  MANIFEST.json
-              model/               the released model: config.toml, tokenizer.model, model.safetensors, scores.json
+              model/               the released model: config.toml, tokenizer.model, model.safetensors, MANIFEST.json,
+                                   and for people scores.json, README.md
 """
 
 import fcntl
@@ -223,13 +224,17 @@ class RunDirectory:
             raise ModelError(f"{self.checkpoints}: no checkpoint is whole ({damaged[0]}); --fresh starts over")
         return None
 
-    def weights_to_release(self) -> dict[str, Tensor]:
-        """The best checkpoint's weights, the last one's when none was ever scored."""
+    def best_checkpoint(self) -> Path:
+        """The best checkpoint, verified; the last one when none was ever scored."""
         folder = self.pointer("best") or self.pointer("last")
         if folder is None:
-            raise ModelError(f"{self.path}: nothing has been saved here yet")
+            raise ModelError(f"{self.path}: no trained model here yet; run `mtattn train` first")
         verify_folder(folder, CHECKPOINT_FILES)
-        return read_tensors(folder / "model.safetensors")
+        return folder
+
+    def weights_to_release(self) -> dict[str, Tensor]:
+        """The best checkpoint's weights."""
+        return read_tensors(self.best_checkpoint() / "model.safetensors")
 
     def release(self, config: Config, tokenizer: Tokenizer, scores: Mapping[str, Any], card: str) -> None:
         """Write model/: all that translating needs, in a folder that can be moved anywhere."""
@@ -305,11 +310,7 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
         verify_folder(folder, ("config.toml", "model.safetensors", *tokenizer_files))
         weights_file = folder / "model.safetensors"
     else:
-        run = RunDirectory(folder)
-        checkpoint = run.pointer("best") or run.pointer("last")
-        if checkpoint is None:
-            raise ModelError(f"{folder}: no trained model here yet; run `mtattn train` first")
-        verify_folder(checkpoint, CHECKPOINT_FILES)
+        checkpoint = RunDirectory(folder).best_checkpoint()
         weights_file = checkpoint / "model.safetensors"
     tokenizer = Tokenizer.load(folder)
     if checkpoint is not None and read_json(checkpoint / "state.json").get("tokenizer") != tokenizer_hashes(tokenizer):

@@ -1,4 +1,4 @@
-"""Label-smoothed cross entropy as (sum in nats, number of tokens), and a form that never holds all logits.
+"""Label-smoothed cross entropy as (sum in nats, number of tokens), in a form that never holds all logits.
 
 Every loss here returns a sum and a count and the caller divides once: gradient accumulation, ragged last batches
 and several ranks then give the gradient of one big batch.

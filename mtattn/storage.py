@@ -163,7 +163,7 @@ def read_small(path: Path) -> bytes:
     """A small file's bytes, refused before reading when it is missing, no file, or far too large.
 
     Raises:
-        ModelError
+        ModelError: so; FileError: it cannot be read.
     """
     if not path.is_file():
         raise ModelError(f"{path}: missing")

@@ -44,7 +44,7 @@ def test_what_is_saved_comes_back(run: RunDirectory) -> None:
 
 def test_nothing_saved_is_no_checkpoint(run: RunDirectory) -> None:
     assert run.newest(pytest.fail) is None
-    with pytest.raises(ModelError, match="nothing has been saved"):
+    with pytest.raises(ModelError, match="no trained model here yet"):
         run.weights_to_release()
 
 

@@ -416,6 +416,11 @@ def test_broken_file_gives_one_clear_message(name, content, message, tmp_path, l
     assert not list((tmp_path / "cache").iterdir())  # nothing half-made stays behind
 
 
+def test_a_target_beside_a_format_of_one_file_is_not_ignored(load):
+    with pytest.raises(ConfigError, match=r"a\.tsv: target names the second of two text files, and format is 'tsv'"):
+        load(CorpusSource("a.tsv", target="b.tsv", format="tsv"))
+
+
 def test_missing_columns_say_which_exist(tmp_path, load):
     write_csv(tmp_path, PAIRS)
     with pytest.raises(CorpusError, match=r"x\.csv:1: no columns 'fr'; there are \"en\", \"de\""):

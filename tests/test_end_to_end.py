@@ -138,6 +138,18 @@ def test_a_reader_that_leaves_early_is_no_error(command: str, folder: Folder) ->
     assert "Traceback" not in (folder.path / "said").read_text()
 
 
+@pytest.mark.parametrize("flags", ["", "--json"])
+def test_what_the_doctor_found_counts_also_where_nobody_reads_it(flags: str, folder: Folder) -> None:
+    for side, text in (("en", "word\n"), ("de", " \n")):
+        (folder.path / f"blank.{side}").write_text(text * 50)
+    files = "--src-file blank.en --tgt-file blank.de"
+    line = f"{' '.join(PROGRAM)} doctor {files} {flags} 2> said | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder.path, env=folder.environment, capture_output=True, timeout=300
+    )
+    assert done.stdout == b"7\n", (folder.path / "said").read_text()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_goes_on(number: int, code: int, folder: Folder) -> None:
     run = ["--run", f"runs/stopped-{code}"]

@@ -29,9 +29,7 @@ def resident_mebibytes() -> float:
 def growth(x: Sequence[float], cost: Sequence[float]) -> float:
     """The slope of log(cost) over log(x), by least squares on the last three points."""
     a, b = ([math.log(value) for value in column[-3:]] for column in (x, cost))
-    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
-    variation = sum((p - mean_a) ** 2 for p in a)
-    return sum((p - mean_a) * (q - mean_b) for p, q in zip(a, b, strict=True)) / variation if variation else math.nan
+    return statistics.linear_regression(a, b).slope if len({*a}) > 1 else math.nan
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:
