@@ -10,7 +10,7 @@ def paired(lines: Iterable[str], prefixes: Iterable[str]) -> Iterator[tuple[str,
     """(line, prefix) of each line, read as they are asked for.
 
     Raises:
-        CorpusError: one of the two ends before the other; the message has both counts.
+        CorpusError: one of the two ends before the other; the message says after how many.
     """
     left, right = iter(lines), iter(prefixes)
     for count, (line, prefix) in enumerate(zip_longest(left, right)):

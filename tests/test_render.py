@@ -60,7 +60,8 @@ def test_a_long_line_is_split_and_says_so(translator: Translator) -> None:
     found = json.loads(as_json(translation, translator))
     assert translator.num_split == before + 1
     assert "split" in found["flags"]
-    assert found["text"] == " ".join(part["hypotheses"][0]["text"] for part in found["segments"])
+    parts = "".join(part["hypotheses"][0]["text"] for part in found["segments"])
+    assert found["text"].replace(" ", "") == parts.replace(" ", "")  # between them a space, if the script has any
     read = [i for segment in translation.segments for i in segment.src_ids if i != Tokenizer.eos_id]
     assert translator.tokenizer.decode(read) == line
     assert all(len(segment.src_ids) <= translator.max_len for segment in translation.segments)

@@ -514,14 +514,14 @@ STRANGERS_MODEL = [
         TRANSLATE,
         MODEL,
         r"error: run/model/MANIFEST.json: names '../../in.txt', which is not a plain file",
-        replace("run/model/MANIFEST.json", '"scores.json"', '"../../in.txt"'),
+        replace("run/model/MANIFEST.json", '"config.toml"', '"../../in.txt": {}, "config.toml"'),
     ),
     Case(
         "a manifest with an absolute path",
         TRANSLATE,
         MODEL,
         r"error: run/model/MANIFEST.json: names '/etc/passwd', which is not a plain file",
-        replace("run/model/MANIFEST.json", '"scores.json"', '"/etc/passwd"'),
+        replace("run/model/MANIFEST.json", '"config.toml"', '"/etc/passwd": {}, "config.toml"'),
     ),
     Case(
         "a manifest that vouches for nothing",
