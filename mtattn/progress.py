@@ -76,8 +76,7 @@ class _Console(Console):
         try:
             super().print(*objects, **options)
         except OSError:
-            self.quiet = True
-            discard(sys.stderr)
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         """Nobody reads any more, as after `2>&1 | head`: what is at work goes on, silently. rich would exit."""

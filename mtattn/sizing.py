@@ -151,7 +151,7 @@ def choose(facts: Facts) -> list[Choice]:
     seconds = (2 if thorough else 1) * _seconds_per_epoch(_Shape.of(model, facts), facts, data.step_tokens)
     reachable = min(float(wanted), 60 * minutes / seconds)
     chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts, reachable)]
-    if thorough and any(choice.key == "model.dropout" and choice.value for choice in chosen):
+    if thorough and as_table(chosen)["model"]["dropout"]:
         chosen.append(Choice("loss.rdrop", RDROP, "two passes a step agree with each other: few pairs teach more"))
     limited = " that fit into a night; --max-minutes N chooses for N minutes" if reachable < wanted else ""
     if facts.max_minutes:

@@ -31,11 +31,11 @@ before_operation: Callable[[str], None] = lambda operation: None  # noqa: E731
 def write_folder(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, bytes] | None = None) -> None:
     """Write a folder that appears whole or not at all, with a manifest of each file's size and sha256.
 
-    Args:
-        notes: more files, which are for people to read and edit: the manifest does not name them.
-
     Written to `folder.tmp`, each file and the folder fsynced, the manifest last, then renamed, and the parent fsynced.
     A folder that stood there steps aside to `folder.old` until the new one stands; see `recover_folder`.
+
+    Args:
+        notes: more files, which are for people to read and edit: the manifest does not name them.
 
     Raises:
         FileError: no space, no permission; what stood at `folder` before is still there.

@@ -180,7 +180,8 @@ class Translator:
             CorpusError: not as many prefixes as lines.
         """
         pairs = ((line, "") for line in lines) if prefixes is None else paired(lines, prefixes)
-        before, finished, size = first, 0, 1 if stream else FIRST_LINES
+        most = 1 if stream else LINES_AHEAD
+        before, finished, size = first, 0, min(FIRST_LINES, most)
         while block := list(islice(pairs, size)):
             parts = self._split(block, before)
             segments: list[Segment | None] = [None] * len(parts)
@@ -194,7 +195,7 @@ class Translator:
                 if segment is not None:
                     translations[part.line - before].segments.append(segment)
             before += len(block)
-            size = 1 if stream else min(2 * size, LINES_AHEAD)
+            size = min(2 * size, most)
             yield from translations
 
     def _split(self, block: Sequence[tuple[str, str]], before: int) -> list[Part]:

@@ -168,6 +168,7 @@ def _positions(config: Config) -> int:
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The special pieces' ids, by the names that configs of transformers have for them."""
     return {
         "pad_token_id": tokenizer.pad_id,
         "bos_token_id": tokenizer.bos_id,
