@@ -10,11 +10,12 @@ text: the whole file at once (throughput, at the setting that suits the engine b
 (latency). The engines take turns, so that a slow minute of the machine meets all of them; a ratio compares one round
 with itself, and is given as median [lowest, highest] over the rounds. Above 1x, mtattn is the faster.
 
---huggingface adds `generate` of transformers' Marian, and --joeynmt JoeyNMT 2.3.0 in a process and environment of its
-own, which the first run makes in --cache: models of the same sizes with random weights, made to write as many tokens as
-mtattn does (benchmarks/peers/imitators.py), since they have no weights in common with it. Their outputs mean nothing,
-their speed does. With --threads 1 all engines run on one thread. With --device cuda mtattn, in float32 alone, and
-Marian, in float32 and in bfloat16, run on the GPU, and the others do not take part.
+--huggingface adds `generate` of transformers: with the same weights where a class of theirs has the model's arithmetic
+(`mtattn export RUN --check` says so), else a Marian. --joeynmt adds JoeyNMT 2.3.0 in a process and environment of its
+own, which the first run makes in --cache. Marian and JoeyNMT are models of the same sizes with random weights, made to
+write as many tokens as mtattn does (benchmarks/peers/imitators.py), since they have no weights in common with it. Their
+outputs mean nothing, their speed does. With --threads 1 all engines run on one thread. With --device cuda mtattn and
+transformers, both in float32 and in bfloat16, run on the GPU, and the others do not take part.
 """
 
 import argparse
@@ -37,9 +38,11 @@ from sentencepiece import SentencePieceProcessor
 from training import CACHE, make_job
 
 from mtattn import translate
+from mtattn.batching import pad
 from mtattn.checkpoint import load_model
 from mtattn.config import Config
 from mtattn.evaluate import score
+from mtattn.export.stock import obstacles
 from mtattn.memory import keep_freed_memory
 from mtattn.precision import choose_precision
 from mtattn.progress import Reporter
@@ -48,6 +51,8 @@ from mtattn.translate import Translator, load_translator
 
 QUANTIZATIONS = {"float32": "none", "int8": "int8"}  # CTranslate2's names and mtattn's
 TRIED = {"cpu": 200, "cuda": 1000}  # lines that settings are compared on
+COMPARED = 20  # lines that transformers' copy is compared with the model on, one by one
+BATCHES = {"cpu": (64, 16, 32, 128), "cuda": (64, 256, 1000)}  # sentences a batch, of engines that have to be told
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,69 @@ def native(translator: Translator) -> Contender:
 def imitating(translator: Translator, write: Write) -> Contender:
     """An engine that shares no weights with mtattn; its setting is the number of sentences a batch."""
     imitator = Imitator(translator, write)
-    settings = (64, 16, 32, 128) if translator.device.type == "cpu" else (64, 256, 1000)
-    return Contender(imitator.translate, settings, imitator.learn)
+    return Contender(imitator.translate, BATCHES[translator.device.type], imitator.learn)
+
+
+def stock(folder: Path, translator: Translator, dtype: torch.dtype) -> Contender:
+    """`generate` of transformers with the same weights; its setting is the number of sentences a batch.
+
+    It is told nothing but how to search: it writes until all sentences of a batch are done, as for any of its users.
+    """
+    from transformers import AutoModelForSeq2SeqLM
+
+    tokenizer, device, config = translator.tokenizer, translator.device, translator.config
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True, dtype=dtype).to(device).eval()
+
+    @torch.inference_mode()
+    def run(lines: Sequence[str], beam: int, batch: int) -> list[str]:
+        encoded = tokenizer.encode_src(lines)
+        order = sorted(range(len(lines)), key=lambda i: -len(encoded[i]))
+        texts = [""] * len(lines)
+        for start in range(0, len(order), batch):
+            numbers = order[start : start + batch]
+            src = pad([encoded[i] for i in numbers], tokenizer.pad_id).to(device)  # [N, S]
+            found = model.generate(
+                input_ids=src,
+                attention_mask=(src != tokenizer.pad_id).long(),
+                num_beams=beam,
+                length_penalty=config.length_penalty,
+                max_length=None,
+                max_new_tokens=config.max_len(src.size(1)),
+            )
+            for i, text in zip(numbers, tokenizer.decode_all(found[:, 1:].tolist()), strict=True):
+                texts[i] = text
+        return texts
+
+    return Contender(run, BATCHES[device.type])
+
+
+def add_transformers(
+    contenders: dict[str, Contender],
+    translator: Translator,
+    folder: Path,
+    options: argparse.Namespace,
+    result: dict[str, Any],
+) -> None:
+    """Let `generate` take part, with the model's weights if a class of transformers has its arithmetic."""
+    import transformers
+
+    from mtattn.export import export_model
+
+    result["versions"]["transformers"] = transformers.__version__
+    dtypes = [torch.float32, torch.bfloat16] if translator.device.type == "cuda" else [torch.float32]
+    shared = not obstacles(load_model(options.run)[2])
+    if shared:
+        some = folder / "some.txt"
+        some.write_text("".join(f"{line}\n" for line in lines_of(options.src)[:COMPARED]), encoding="utf-8")
+        parity = export_model(options.run, "huggingface", folder / "huggingface", Reporter(), lines=some)
+        print(f"parity of transformers: {parity}")
+        result["parity"]["transformers"] = str(parity)
+    for dtype in dtypes:
+        kind = str(dtype).removeprefix("torch.")
+        if shared:
+            contenders[f"transformers {kind}"] = stock(folder / "huggingface", translator, dtype)
+        else:
+            contenders[f"Marian {kind}"] = imitating(translator, marian(translator, dtype))
 
 
 def start_joeynmt(translator: Translator, config: Config, folder: Path, options: argparse.Namespace) -> Process | None:
@@ -234,7 +300,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the throughput measurement")
     parser.add_argument("--device", choices=sorted(TRIED), default="cpu")
-    parser.add_argument("--huggingface", action="store_true", help="Marian's generate takes part (needs transformers)")
+    parser.add_argument("--huggingface", action="store_true", help="transformers' generate takes part")
     parser.add_argument("--joeynmt", action="store_true", help="JoeyNMT's search takes part")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of JoeyNMT's environment")
     take_json(parser)
@@ -244,7 +310,7 @@ def main() -> None:
     keep_freed_memory()
     device = torch.device(options.device)
     kinds = dict(QUANTIZATIONS) if device.type == "cpu" else {"float32": "none"}
-    if device.type == "cpu" and choose_precision(device)[0] == "bfloat16":
+    if choose_precision(device)[0] == "bfloat16":
         kinds["bfloat16"] = "bfloat16"
     translators = [
         load_translator(options.run, device, overrides=[f'decode.quantization="{quantization}"'])
@@ -265,9 +331,7 @@ def main() -> None:
         if device.type == "cpu":
             add_ctranslate2(contenders, translators[0], folder, options, result)
         if options.huggingface:
-            contenders["Marian, transformers"] = imitating(translators[0], marian(translators[0]))
-            if device.type == "cuda":
-                contenders["Marian, bfloat16"] = imitating(translators[0], marian(translators[0], torch.bfloat16))
+            add_transformers(contenders, translators[0], folder, options, result)
         if options.joeynmt and device.type == "cpu":
             joey = start_joeynmt(translators[0], load_model(options.run)[2], folder, options)
         if joey:

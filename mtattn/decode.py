@@ -62,7 +62,7 @@ class DecodeConfig:
     max_len_extra: int = 10
     min_len_ratio: float = 0.0  # EOS is allowed after min_len_ratio * source length tokens, and after
     min_len: int = 0  # so many
-    # of the weights while translating, on a CPU: see mtattn.linear
+    # of the weights while translating: see mtattn.linear; on a GPU none or bfloat16
     quantization: Literal["none", "bfloat16", "int8"] = "none"
     no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a target; 0: any may
     # `beam`: nats by which each better sibling sets a continuation back, in the choice but not in its score, for n-best
@@ -394,7 +394,8 @@ def nbest_lists(history: History, max_len: Tensor, config: DecodeConfig, eos_id:
     order = order[(rank < config.nbest)[order]]  # [M']
 
     row, place, last, score, cut = (x[order] for x in (row, place, last, score, cut))
-    path = (row[:, None], history.trace(row, last + 1, place), lengths - 1)
+    history.length = int(last.max()) + 1  # further steps were others', or in vain
+    path = (row[:, None], history.trace(row, last + 1, place), torch.arange(history.length))
     totals = log_probs[path]  # [M', t]
     steps = totals.diff(prepend=torch.zeros_like(totals[:, :1]))
     total = totals.gather(1, last[:, None])[:, 0]

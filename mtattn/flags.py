@@ -12,12 +12,18 @@ def flags(hypothesis: Hypothesis, text: str) -> list[str]:
     found = [] if text.strip() else ["empty"]
     if not hypothesis.finished:
         found.append("cut")
-    if any(_loops(hypothesis.ids, n) for n in range(1, len(hypothesis.ids) // LOOP_REPEATS + 1)):
+    if _loops(hypothesis.ids):
         found.append("loop")
     return found
 
 
-def _loops(ids: Sequence[int], n: int) -> bool:
+def _loops(ids: Sequence[int]) -> bool:
+    if len(ids) - len(set(ids)) < LOOP_REPEATS - 1:  # of almost all: nothing stands so often
+        return False
+    return any(_repeats(ids, n) for n in range(1, len(ids) // LOOP_REPEATS + 1))
+
+
+def _repeats(ids: Sequence[int], n: int) -> bool:
     """Whether some n-gram stands LOOP_REPEATS times in a row."""
     same = 0
     for i in range(n, len(ids)):

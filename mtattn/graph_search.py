@@ -63,9 +63,10 @@ def num_sentences(model: Transformer, longest: int, width: int) -> int:
     A power of two, as rooms are. Keys and values are most of a room, and most targets are at most twice as long as
     their sources; the few that are longer go on in a room of more steps, but fewer sentences.
     """
-    attn = next(decoder_layers(model)).self_attn
-    position = 2 * 4 * attn.num_kv_heads * attn.d_head * len(model.decoder)  # bytes of a source position and hypothesis
-    positions = min(MOST_POSITIONS, _most_bytes(model.out_embed.weight.device) / (2 * position))
+    attn, weight = next(decoder_layers(model)).self_attn, model.out_embed.weight
+    # bytes of a source position and hypothesis
+    position = 2 * weight.element_size() * attn.num_kv_heads * attn.d_head * len(model.decoder)
+    positions = min(MOST_POSITIONS, _most_bytes(weight.device) / (2 * position))
     count = min(MOST_SENTENCES, max(1, int(positions / (longest * width))))
     return 1 << (count.bit_length() - 1)
 
@@ -139,7 +140,7 @@ class Room:
         """One step of `mtattn.decode.search` with a beam, where the reasons are. Nothing here waits for the GPU."""
         k = self.config.beam_size
         logits = next_logits(self.model, self.slots, self.tokens, self.parents)  # [N K, V]
-        choices = logits.log_softmax(-1).index_fill_(1, self._never, NEVER)  # [N K, V]
+        choices = logits.log_softmax(-1, dtype=torch.float32).index_fill_(1, self._never, NEVER)  # [N K, V]
         log_probs, parents, tokens = top_continuations(choices.view(-1, k, choices.size(1)), self.live)  # [N, K] each
         num_free = k - (self.finished > NEVER).sum(1, keepdim=True)  # [N, 1]
         log_probs = log_probs.masked_fill(self._rank >= num_free, NEVER)  # [N, K]

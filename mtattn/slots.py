@@ -9,6 +9,7 @@ H heads, J key heads, G = H / J, E d_head, L slots (T K for the target, S for th
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import torch
@@ -25,7 +26,7 @@ def supports(model: Transformer) -> bool:
     """Whether `next_logits` can compute this model's decoding steps."""
     layer, position = next(decoder_layers(model)), model.tgt_position
     return (
-        model.out_embed.weight.dtype == torch.float32
+        model.out_embed.weight.dtype in (torch.float32, torch.bfloat16)
         and type(layer.self_attn.score) in (ScaledDot, Symmetric)
         and (type(position) in (Sinusoidal, Rotary) or position.place == "none")
     )
@@ -51,18 +52,19 @@ class Slots:
     """
 
     def __init__(self, model: Transformer, sentences: int, beams: int, steps: int, source: int) -> None:
-        attn, device = next(decoder_layers(model)).self_attn, model.out_embed.weight.device
+        attn, weight = next(decoder_layers(model)).self_attn, model.out_embed.weight
         heads, size = (sentences, attn.num_kv_heads), attn.d_head
-        self.step = torch.zeros(1, dtype=torch.int64, device=device)
+        zeros = partial(torch.zeros, dtype=weight.dtype, device=weight.device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=weight.device)
         self.own, self.cross = (
-            [tuple(torch.zeros(*heads, places, size, device=device) for _ in range(2)) for _ in model.decoder]
+            [tuple(zeros(*heads, places, size) for _ in range(2)) for _ in model.decoder]
             for places in (steps * beams, source)
         )
-        self.hidden = torch.full((sentences, beams, steps * beams), NEVER, device=device)
-        self.padding = torch.zeros(sentences, 1, source, device=device)
-        position, times = model.tgt_position, torch.arange(steps, device=device)
+        self.hidden = zeros(sentences, beams, steps * beams).fill_(NEVER)
+        self.padding = zeros(sentences, 1, source)
+        position, times = model.tgt_position, torch.arange(steps, device=weight.device)
         self.turns = position.turns(times) if isinstance(position, Rotary) else None
-        nothing = torch.zeros(steps, model.config.d_model, device=device)
+        nothing = zeros(steps, model.config.d_model)
         self.waves = position(nothing, times) if isinstance(position, Sinusoidal) else None
 
     def clear(self) -> None:
@@ -143,8 +145,8 @@ def _heads(
     x = project(x).view(len(x), -1, size)  # [N K, H, E]
     x = x if norm is None else norm(x)
     if turns is not None:
-        pairs = torch.view_as_complex(x.view(*x.shape[:2], -1, 2))  # [N K, H, E / 2]
-        x = torch.view_as_real(pairs * turns).flatten(-2)  # [N K, H, E]
+        pairs = torch.view_as_complex(x.float().view(*x.shape[:2], -1, 2))  # [N K, H, E / 2]
+        x = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)  # [N K, H, E]
     return x.view(n, -1, *x.shape[1:]).transpose(1, 2)  # [N, H, K, E]
 
 
@@ -153,6 +155,6 @@ def _attend(attn: MultiHeadAttention, q: Tensor, kept: tuple[Tensor, ...], bias:
     (n, h, k, e), (keys, values) = q.shape, (x.flatten(0, 1) for x in kept)  # [N J, L, E]
     q = (q * cast(ScaledDot, attn.score).scale).reshape(len(keys), -1, e)  # [N J, G K, E]
     scores = torch.bmm(q, keys.transpose(1, 2)).view(n, h, k, -1)  # [N, H, K, L]
-    weights = scores.add_(bias[:, None]).softmax(-1)  # [N, H, K, L]
+    weights = scores.add_(bias[:, None]).softmax(-1, dtype=torch.float32).to(q.dtype)  # [N, H, K, L]
     context = torch.bmm(weights.view(len(keys), -1, keys.size(1)), values)  # [N J, G K, E]
     return attn.out_proj(context.view(n, h, k, e).transpose(1, 2).reshape(n * k, -1))  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from mtattn.decode import DecodeConfig, Hypothesis, Step, search
 from mtattn.errors import ConfigError
 from mtattn.flags import flags
 from mtattn.graph_search import can_record, graph_search, num_sentences
-from mtattn.inference import Prepared
+from mtattn.inference import Prepared, placed
 from mtattn.model import Transformer, evaluating
 from mtattn.prefix import paired
 from mtattn.processors import ForcedPrefix, Processor
@@ -117,7 +117,8 @@ def load_translator(
         asked["beam_size"] = max(nbest, config.decode.beam_size)
     try:
         decode = replace(config.decode, **{name: value for name, value in asked.items() if value is not None})
-        return Translator(model.to(device), tokenizer, decode, max_len=config.filter.max_len)
+        model = placed(model, device, decode.quantization)
+        return Translator(model, tokenizer, decode, max_len=config.filter.max_len)
     except ValueError as error:
         raise ConfigError(f"decode: {error}") from None
 

@@ -11,7 +11,7 @@ from mtattn.checkpoint import load_model
 from mtattn.ensemble import Ensemble
 from mtattn.errors import ConfigError, ModelError
 from mtattn.glossary import load_glossary
-from mtattn.inference import Prepared
+from mtattn.inference import Prepared, placed
 from mtattn.translate import Translator, load_translator
 
 
@@ -57,7 +57,8 @@ def add_members(translator: Translator, run: Path, others: Sequence[Path], devic
             )
         translator.max_len = min(translator.max_len, config.filter.max_len)
         try:
-            members.append(Prepared(model.to(device), translator.config.quantization))
+            quantization = translator.config.quantization
+            members.append(Prepared(placed(model, device, quantization), quantization))
             replace(config, filter=replace(config.filter, max_len=translator.max_len), decode=translator.config)
         except ValueError as error:
             raise ConfigError(f"{other}: {error}") from None

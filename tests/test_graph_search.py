@@ -1,5 +1,6 @@
 """Search in rooms of fixed size finds what `mtattn.decode.search` finds with the model itself, in few shapes."""
 
+import copy
 import gc
 
 import pytest
@@ -153,8 +154,25 @@ def test_memory_is_bounded(make_model, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_works_without_looking_at_a_value(make_model, kind):
-    model = make_model(V, **KINDS[kind]).to("meta")  # a device whose tensors have no values, and mix with no others
+def test_in_bfloat16_scores_are_the_float32_models_to_its_precision(make_model, kind):
+    model = ending(make_model(V, seed=1, **KINDS[kind]))
+    src, lens = sources(5, 3, 9, 1, 6)
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    assert can_record(rounded, DecodeConfig())
+    for row, hypotheses in zip(src, GraphSearch(rounded)(src, lens, DecodeConfig(beam_size=4), **IDS), strict=True):
+        tgt = torch.tensor([BOS, *hypotheses[0].ids, EOS])
+        logits = model(row[row != PAD][None], tgt[None, :-1])[0]  # [t, V]
+        expected = logits.log_softmax(-1).gather(1, tgt[1:, None])[:, 0]  # [t]
+        found = torch.tensor(hypotheses[0].token_log_probs)
+        torch.testing.assert_close(found, expected[: len(found)], atol=0.15, rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_works_without_looking_at_a_value(make_model, kind, dtype):
+    model = make_model(V, **KINDS[kind]).to(
+        "meta", dtype
+    )  # a device whose tensors have no values, and mix with no others
     with torch.inference_mode():
         graph_search.Room(model, DecodeConfig(beam_size=4), 8, 16, 16, (BOS, EOS, PAD)).step()
 
