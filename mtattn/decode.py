@@ -381,11 +381,11 @@ def nbest_lists(history: History, max_len: Tensor, config: DecodeConfig, eos_id:
     tokens, log_probs = history.tokens, history.log_probs  # [N, K, t]
     lengths = torch.arange(1, history.length + 1)
     ends = (log_probs > NEVER) & ((tokens == eos_id) | (lengths == max_len[:, None, None]))
-    if log_probs.isnan().any() or not ends.any(2).any(1).all():
+    row, place, last = at = ends.nonzero(as_tuple=True)  # [M] each: M hypotheses, at most K a sentence, by row
+    if not row.bincount(minlength=len(max_len)).all() or log_probs.amax().isnan():
         raise ValueError("a sentence has no hypothesis: the logits of a step were NaN, or -inf for all that is allowed")
-    row, place, last = ends.nonzero(as_tuple=True)  # [M] each: M hypotheses, at most K a sentence, by row, then place
-    cut = tokens[ends] != eos_id
-    score = log_probs[ends] / lengths[last] ** config.length_penalty
+    cut = tokens[at] != eos_id
+    score = log_probs[at] / (last + 1) ** config.length_penalty
     order = torch.arange(len(row))
     for key in (last, -score, cut, row):  # the least important first, since each sort keeps the order of equals
         order = order[key[order].argsort(stable=True)]
@@ -394,14 +394,19 @@ def nbest_lists(history: History, max_len: Tensor, config: DecodeConfig, eos_id:
     order = order[(rank < config.nbest)[order]]  # [M']
 
     row, place, last, score, cut = (x[order] for x in (row, place, last, score, cut))
-    history.length = int(last.max()) + 1  # further steps were others', or in vain
-    path = (row[:, None], history.trace(row, last + 1, place), torch.arange(history.length))
+    history.length = int(last.max()) + 1  # later steps were others', or in vain
+    steps = torch.arange(history.length)
+    path = (row[:, None], history.trace(row, last + 1, place), steps)
     totals = log_probs[path]  # [M', t]
-    steps = totals.diff(prepend=torch.zeros_like(totals[:, :1]))
-    total = totals.gather(1, last[:, None])[:, 0]
+    log_prob = totals.gather(1, last[:, None])[:, 0]
+    inside = steps <= last[:, None]  # [M', t]
+    ids = tokens[path][inside].tolist()  # of one hypothesis after the other
+    token_log_probs = totals.diff(prepend=torch.zeros_like(totals[:, :1]))[inside].tolist()
     lists: list[list[Hypothesis]] = [[] for _ in max_len]
-    found = zip(*(x.tolist() for x in (row, last + 1, cut, total, score, tokens[path], steps)), strict=True)
-    for n, length, is_cut, log_prob, value, ids, token_log_probs in found:
-        ids = ids[: length - (not is_cut)]
-        lists[n].append(Hypothesis(ids, log_prob, value, token_log_probs[:length], finished=not is_cut))
+    begin, numbers = 0, (row, last + 1, cut, log_prob, score)
+    for n, length, is_cut, total, value in zip(*(x.tolist() for x in numbers), strict=True):
+        end = begin + length
+        own = ids[begin : end - (not is_cut)]
+        lists[n].append(Hypothesis(own, total, value, token_log_probs[begin:end], finished=not is_cut))
+        begin = end
     return lists

@@ -85,6 +85,7 @@ def linear_rdrop(
         hidden: [2N, D]: rows i and N+i are the two passes of the same token.
         weight: [V, D].
         targets: [N], int64.
+        rdrop: a, more than 0.
 
     Returns:
         (sum in nats, number of tokens).
@@ -158,24 +159,26 @@ class _LinearRDrop(_SavesGradients):
         rdrop: float,
         chunk: int,
     ) -> Tensor:
-        num_tokens = targets.shape[0]
+        num_tokens, weight_of_kl = targets.shape[0], rdrop / 2
         passes = hidden.view(2, num_tokens, -1)  # [2, N, D]
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        real = (targets != pad_id).to(wide).unsqueeze(-1)  # [N, 1]
+        share = real * weight_of_kl  # what _consistency leaves out of gradients goes to the short side of each product
         grad_hidden = torch.empty_like(passes)
-        grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        grad_weight = torch.zeros_like(weight, dtype=wide)
         total = grad_weight.new_zeros(())
         for start in range(0, num_tokens, chunk):
             rows = slice(start, start + chunk)
-            real = (targets[rows] != pad_id).to(grad_weight.dtype).unsqueeze(-1)  # [c, 1]
-            log_probs = [_log_probs(h[rows], weight) for h in passes]  # 2 x [c, V]
-            nll = [_nll(log_prob, targets[rows], smoothing) for log_prob in log_probs]  # 2 x [c, 1]
-            pulls, grads = _consistency(log_probs[0], log_probs[1], rdrop / 2)  # 2 x [c, 1], 2 x [c, V]
-            total += ((nll[0] + nll[1] + pulls[0] + pulls[1]) * real).sum()
-            for p, grad_logits in enumerate(grads):
-                grad_logits -= smoothing / len(weight)
-                grad_logits.scatter_add_(-1, targets[rows].unsqueeze(-1), (smoothing - 1) * torch.ones_like(real))
-                grad_logits = grad_logits.mul_(real).to(weight.dtype)  # [c, V]
-                grad_hidden[p, rows] = grad_logits @ weight  # [c, D]
-                _add_product(grad_weight, grad_logits.T, passes[p, rows])  # [V, D]
+            first, second = (_log_probs(h[rows], weight) for h in passes)  # [c, V]
+            nll = sum(_nll(log_probs, targets[rows], smoothing) for log_probs in (first, second))  # [c, 1]
+            kl, grads = _consistency(first, second, targets[rows], weight_of_kl, smoothing, weight.dtype)
+            total += ((nll + weight_of_kl * kl) * real[rows]).sum()
+            for h, own_grad, grad_logits in zip(passes, grad_hidden, grads, strict=True):
+                own_grad[rows] = (grad_logits @ weight) * share[rows]  # [c, D]
+                _add_product(grad_weight, grad_logits.T, (h[rows] * share[rows]).to(weight.dtype))  # [V, D]
+        if smoothing:
+            grad_hidden -= (real * smoothing * weight.to(wide).mean(0)).to(hidden.dtype)
+            grad_weight -= (passes * real).sum((0, 1)) * (smoothing / len(weight))
         ctx.save_for_backward(grad_hidden.view_as(hidden), grad_weight.to(weight.dtype))
         return total
 
@@ -199,17 +202,25 @@ def _nll(log_probs: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     return nll - smoothing * log_probs.mean(-1, keepdim=True) if smoothing else nll
 
 
-def _consistency(first: Tensor, second: Tensor, weight: float) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """R-Drop's term of each pass, weight KL, [c, 1]; and softmax plus that term's gradient on each pass's logits.
+def _consistency(
+    first: Tensor, second: Tensor, targets: Tensor, weight: float, smoothing: float, dtype: torch.dtype
+) -> tuple[Tensor, list[Tensor]]:
+    """The sum of both divergences, [c, 1], and over w the gradient of the whole loss on each pass's logits, 2 x [c, V].
 
     With l = log p: KL(p|q) = sum p (l_p - l_q); d KL(p|q)/d logits_p = p (l_p - l_q - KL(p|q)) and
-    d KL(q|p)/d logits_p = p - q. So with w the weight, what is returned is p (1 + w + w (l_p - l_q) - w KL(p|q)) - w q,
-    and the same with p and q exchanged. `first` and `second`, log-probabilities [c, V], are overwritten: at this size
+    d KL(q|p)/d logits_p = p - q. That of cross entropy is p - (1-e) onehot(y) - e/V, whose last term the caller has.
+    So with w the weight, the gradient over w is p (l_p - l_q) + ((1 + w) / w - KL(p|q)) p - q - (1-e)/w onehot(y), and
+    the same with p and q exchanged. `first` and `second`, log-probabilities [c, V], are overwritten: at this size
     every pass over memory counts.
     """
-    gap = (first - second).mul_(weight)  # [c, V]
+    gap = first - second  # [c, V]
     p, q = first.exp_(), second.exp_()
-    kl_pq, kl_qp = (p * gap).sum(-1, keepdim=True), -(q * gap).sum(-1, keepdim=True)  # [c, 1], times w
-    grad_first = (gap + (1 + weight - kl_pq)).mul_(p).sub_(q, alpha=weight)
-    grad_second = (1 + weight - kl_qp).sub(gap).mul_(q).sub_(p, alpha=weight)
-    return (kl_pq, kl_qp), (grad_first, grad_second)
+    p_gap, q_gap = p * gap, gap.neg_().mul_(q)  # [c, V]
+    index, both = targets.unsqueeze(-1), (1 + weight) / weight
+    kl_pq, kl_qp = (x.sum(-1, keepdim=True) for x in (p_gap, q_gap))  # [c, 1]
+    target = torch.full_like(kl_pq, (smoothing - 1) / weight)
+    grads = []
+    for x, own, other, kl in ((p_gap, p, q, kl_pq), (q_gap, q, p, kl_qp)):
+        x.addcmul_(own, both - kl).scatter_add_(-1, index, target)
+        grads.append(torch.sub(x, other, out=x if x.dtype == dtype else torch.empty_like(x, dtype=dtype)))
+    return kl_pq + kl_qp, grads
