@@ -131,6 +131,24 @@ def test_an_earlier_export_is_replaced_with_force_alone(released, tmp_path):
     assert (out / RECORD).is_file()
 
 
+def test_an_earlier_export_is_back_where_the_new_one_cannot_stand(released, tmp_path, monkeypatch):
+    out, lines, rename = tmp_path / "out", tmp_path / "lines.en", Path.rename
+    lines.write_text("a dog\n")
+    export_model(released, "huggingface", out, Reporter(), lines=lines)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fails_once_the_old_is_aside(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp":
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once_the_old_is_aside)
+    with pytest.raises(FileError, match="No space left"):
+        export_model(released, "huggingface", out, Reporter(), lines=lines, force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert {path.name for path in tmp_path.glob("out*")} == {"out"}
+
+
 def test_force_replaces_nothing_but_an_export(released, tmp_path):
     precious = tmp_path / "precious"
     precious.mkdir()

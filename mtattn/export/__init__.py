@@ -20,6 +20,7 @@ from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import Ids, Native, Parity, compare, require_parity
 from mtattn.prepare import held_out, load_split, open_corpus
 from mtattn.progress import Reporter
+from mtattn.storage import recover_folder
 from mtattn.textio import open_lines
 from mtattn.tokenizer import Tokenizer
 
@@ -61,8 +62,8 @@ def export_model(
         force: replace an earlier export.
 
     Raises:
-        ConfigError: the model cannot go there, the quantization is unknown, an extra is missing, `out` or the folder
-            beside it that is filled first is taken, or there is no line to compare on.
+        ConfigError: the model cannot go there, the quantization is unknown, an extra is missing, `out` or a folder
+            beside it, filled first or set aside, is taken, or there is no line to compare on.
         ModelError: no usable model, or the copy computes something else. FileError: it cannot be written.
     """
     exporter = EXPORTERS[to]
@@ -70,8 +71,8 @@ def export_model(
     if quantization not in exporter.limits:
         raise ConfigError(f"--quantization {quantization}: --to {to} has {', '.join(exporter.limits)}")
     out = out.resolve()  # "." has no name
-    temporary = out.with_name(out.name + ".tmp")
-    _check_free(out, temporary, run, force=force)
+    temporary, aside = (out.with_name(out.name + suffix) for suffix in (".tmp", ".old"))
+    _check_free(out, (temporary, aside), run, force=force)
     trained = Trained(*load_model(run), run)
     if reasons := exporter.refusals(trained.config.model):
         raise ConfigError(f"{run}: cannot be exported to {to}: {'; '.join(reasons)}")
@@ -90,18 +91,21 @@ def export_model(
             record = {"to": to, "quantization": quantization, "mtattn": mtattn.__version__, "parity": asdict(parity)}
             (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             if out.exists():
-                shutil.rmtree(out)
+                out.rename(aside)  # until the new one stands
             temporary.rename(out)
         finally:  # only what was made here
+            recover_folder(out)
             shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise FileError(f"{out}: cannot be written: {error.strerror or error}") from None
     return parity
 
 
-def _check_free(out: Path, temporary: Path, run: Path, *, force: bool) -> None:
-    if temporary.exists():
-        raise ConfigError(f"{temporary}: is in the way; delete it if an export that was killed left it, or rename it")
+def _check_free(out: Path, needed: Iterable[Path], run: Path, *, force: bool) -> None:
+    for path in needed:
+        if path.exists():
+            raise ConfigError(f"{path}: is in the way; delete it if an export that was killed left it, or rename it")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / RECORD).is_file() or out in (run.resolve(), *run.resolve().parents):
