@@ -65,7 +65,7 @@ LABELS = {"size": "parameters", "vocabulary": "pieces", "length": "tokens a sent
 
 
 def training_step(point: Point, device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], None], int]:
-    """One update on a batch that stays the same, as in `Trainer._step`; and the number of parameters."""
+    """One update on a batch that stays the same, as in `Learner.step`; and the number of parameters."""
     torch.manual_seed(1)
     model = Transformer(point.model(), point.vocab_size, point.vocab_size).to(device)
     average = Transformer(point.model(), point.vocab_size, point.vocab_size).to(device)

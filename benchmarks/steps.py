@@ -25,7 +25,6 @@ from mtattn.checkpoint import RunDirectory
 from mtattn.config import load_config
 from mtattn.interrupts import Interrupts
 from mtattn.memory import keep_freed_memory
-from mtattn.optim import set_lr
 from mtattn.progress import Reporter
 from mtattn.settle import settle
 from mtattn.train import Trainer
@@ -77,21 +76,24 @@ def main() -> None:
         trainer = Trainer(config, run, data, report, Interrupts(), device, False)
         numbers = range(min(BATCHES, len(trainer.batches.plan(0))))
         batches = cycle([trainer.batches.at(Position(0, number)) for number in numbers])
-        set_lr(trainer.optimizers, 0.1)
+        learner, tokens = trainer.learner, 0
 
         def step() -> None:
-            trainer._step(list(islice(batches, config.train.accumulate)))
+            nonlocal tokens
+            group = list(islice(batches, config.train.accumulate))
+            learner.step(group, 0, 0.1)
+            tokens += sum(batch.num_tokens for batch in group)
 
-        found: dict[str, Any] = {"parameters": sum(p.numel() for p in trainer.model.parameters())}
+        found: dict[str, Any] = {"parameters": sum(p.numel() for p in learner.model.parameters())}
         found["first_ms"], found["second_ms"] = (milliseconds(step, 1, device) for _ in range(2))
-        before = trainer.state.tgt_tokens
+        tokens = 0
         found["step_ms"] = milliseconds(step, options.steps, device)
-        tokens = (trainer.state.tgt_tokens - before) / options.steps
-        found["tokens_per_step"], found["tokens_per_second"] = tokens, 1000 * tokens / found["step_ms"]
+        found["tokens_per_step"] = tokens / options.steps
+        found["tokens_per_second"] = 1000 * found["tokens_per_step"] / found["step_ms"]
         if device.type == "cuda":
             found["mebibytes"] = torch.cuda.max_memory_allocated() / 2**20
             if config.train.packing:
-                gradient, update = trainer.splitter.gradient.recorded, trainer.update.recorded
+                gradient, update = learner.splitter.gradient.recorded, learner.update.recorded
                 found["gradient_ms"] = milliseconds(gradient, options.steps, device)
                 found["update_ms"] = milliseconds(update, options.steps, device)
             if options.profile:

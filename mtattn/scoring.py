@@ -24,7 +24,7 @@ def evaluate_run(
     *,
     device: torch.device,
     beam: int | None,
-    overrides: Sequence[str],
+    overrides: Sequence[str] = (),
     report: Reporter,
 ) -> dict[str, Any]:
     """Scores of a model on a split that its config names, or on a source and a reference file.

@@ -1,10 +1,9 @@
 """The train loop, on one page; and what surrounds it: starting, resuming, saving, releasing.
 
-Everything that a step depends on is in `TrainState`, the weights, the optimisers and torch's generator; a checkpoint
-holds all of them, so a run that was interrupted anywhere goes on exactly as if it had not been.
+Everything that a step depends on is in `TrainState` and what `mtattn.learner` has: weights, optimisers and torch's
+generator. A checkpoint holds all of it, so a run that was interrupted anywhere goes on exactly as if it had not been.
 """
 
-import math
 import platform
 import time
 from contextlib import ExitStack, closing
@@ -18,27 +17,22 @@ import mtattn
 from mtattn.batching import Batch, pair_names, spread
 from mtattn.budget import make_batches
 from mtattn.card import model_card
-from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, make_model, weights_of
+from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, weights_of
 from mtattn.config import Config
 from mtattn.cooccurrence import start_embeddings
 from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
-from mtattn.finetune import Finetuning, load_origin, lowered
-from mtattn.gradient import Gradient
+from mtattn.finetune import Finetuning, load_origin
 from mtattn.health import ready
 from mtattn.interrupts import Interrupted, Interrupts
+from mtattn.learner import Learner
 from mtattn.memory import keep_freed_memory
-from mtattn.model import Transformer
-from mtattn.objective import batch_loss
-from mtattn.optim import lr_multiplier, make_optimizers, set_lr
-from mtattn.precision import WorkingModel
+from mtattn.optim import lr_multiplier
 from mtattn.prepare import Pairs, Prepared
 from mtattn.progress import Bar, Reporter
 from mtattn.resume import lineage, require_same
 from mtattn.settle import settle_on_ranks
-from mtattn.snapshot import TrainState, load_optimizers, load_random, optimizer_tensors, random_tensors
-from mtattn.splitting import Splitter
-from mtattn.update import Update
+from mtattn.snapshot import TrainState
 from mtattn.validate import Validation, validate
 
 MAX_SKIPPED = 10  # steps in a row whose gradient is not finite before training goes back to the last checkpoint
@@ -93,7 +87,7 @@ def train(
 
 
 class Trainer:
-    """One run in progress: model, optimisers, data stream and state, and the loop over them."""
+    """One run in progress: what learns, the stream of batches and the state, and the loop over them."""
 
     def __init__(
         self,
@@ -112,65 +106,61 @@ class Trainer:
         self.batches = make_batches(config, data, int(config.train.batch_tokens))
         self.finetuning = Finetuning(config, data, run, report, interrupts.check) if config.finetune.model else None
         self._start()
-        parameters = sum(p.numel() for p in self.model.parameters())
+        parameters = sum(p.numel() for p in self.learner.model.parameters())
         shared = f"; {self.ranks.size} processes share each batch" if self.ranks.size > 1 else ""
         report.note(f"model: {parameters:,} parameters on {device}; {torch.get_num_threads()} CPU threads{shared}")
         if device.type == "cuda":  # a CPU would not tell: Linux promises memory that it lacks
-            self._rehearse()
+            self.learner.rehearse(self.batches.largest(self.state.position.epoch))
 
     def _start(self) -> None:
         """Stand where the newest checkpoint stands, or at the seeded beginning when there is none."""
         torch.manual_seed(self.config.train.seed)
-        self.model = make_model(self.config, self.data.tokenizer).to(self.device)
-        self.average = make_model(self.config, self.data.tokenizer).to(self.device) if self.config.train.ema else None
-        self.optimizers = make_optimizers(self.model, lowered(self.config))
-        self.working = WorkingModel(self.model, getattr(torch, self.config.train.precision))
-        self.state = TrainState()
         saved = self.ranks.main_first(lambda: self.run.newest(self.report.warn))
+        self.state = TrainState() if saved is None else self._resumed(saved)
+        self.learner = Learner(
+            self.config,
+            self.data.tokenizer,
+            self.device,
+            self.ranks,
+            parts=self.state.parts,
+            named=lambda batch: pair_names([batch], self.data.examples.numbers),
+            warn=self.report.warn,
+        )
         if saved is not None:
-            self._resume(saved)
+            self.learner.load(saved.weights, saved.optim)
             self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
         if self.ranks.is_main:
             self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
         if saved is None:
             self._begin()  # which may write metrics
-        self.working.push_weights()
-        self.update = Update(self.working, self.optimizers, self.average, self.config.optim.clip_norm)
-        self.splitter = Splitter(
-            Gradient(self._loss, self.device),
-            self.working.model,
-            self.device,
-            pad_id=self.model.pad_id,
-            parts=self.state.parts,
-            named=lambda batch: pair_names([batch], self.data.examples.numbers),
-            warn=self.report.warn,
-        )
 
     def _begin(self) -> None:
         """Set the weights of the first step: another model's, or random ones with embeddings that know the corpus."""
+        model = self.learner.model
         if (finetuning := self.finetuning) is not None:
-            load_weights(self.model, weights_of(load_origin(self.config.finetune)[0]))
-            self.ranks.from_main(lambda: finetuning.score_old_dev(self.model, step=0))
+            load_weights(model, weights_of(load_origin(self.config.finetune)[0]))
+            self.ranks.from_main(lambda: finetuning.score_old_dev(model, step=0))
             self.state.valid_due = True  # what the model scores as it comes
         elif self.config.train.embeddings == "cooccurrence":
             src, tgt = self.data.examples.src, self.data.examples.tgt
             self.report.note("embeddings: they start from which pieces share pairs; train.embeddings = random does not")
-            self.ranks.from_main(lambda: start_embeddings(self.model, src, tgt, seed=self.config.train.seed))
-            self.ranks.share_weights(self.model)
-        if self.average is not None:
-            load_weights(self.average, weights_of(self.model))
+            self.ranks.from_main(lambda: start_embeddings(model, src, tgt, seed=self.config.train.seed))
+            self.ranks.share_weights(model)
+        self.learner.begin()
 
-    def _rehearse(self) -> None:
-        """Let memory run out before the first step, if ever: compute the largest batch beside the optimisers' state."""
-        share = self.ranks.share([self.batches.largest(self.state.position.epoch)], self.model.pad_id)
-        begun = any(optimizer.state for optimizer in self.optimizers)
-        reserve = 0 if begun else 2 * sum(p.nbytes for p in self.model.parameters())
-        self.ranks.together(lambda: self.splitter.rehearse(share, reserve))
-
-    @property
-    def released(self) -> Transformer:
-        """The weights that are validated and released: the averaged ones, if there are any."""
-        return self.model if self.average is None else self.average
+    def _resumed(self, saved: Checkpoint) -> TrainState:
+        """The state of a checkpoint, fitted to the corpus of today."""
+        changed_data = self.allow_changed_data
+        self.ranks.from_main(lambda: require_same(self.run, saved.state, self.lineage, changed_data=changed_data))
+        state = TrainState.from_json(saved.state.get("loop"))
+        position = state.position
+        position.batch = min(position.batch, len(self.batches.plan(position.epoch)))  # changed data may have fewer
+        lost = state.best_bleu >= 0 and not self.run.checkpoint(state.best_step).is_dir()
+        if lost or saved.state.get("dev") != self.lineage["dev"]:  # a score of what is not there, or of other text
+            state.best_bleu, state.stale, state.valid_due = -1.0, 0, True
+        if self.ranks.is_main:
+            self.run.point_to(saved)
+        return state
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -208,10 +198,6 @@ class Trainer:
                     continue
                 started = time.perf_counter()
                 group = list(islice(stream, self.config.train.accumulate))
-                halvings = 0.5**self.state.rollbacks
-                multiplier = halvings * lr_multiplier(self.config.optim, self._progress())
-                set_lr(self.optimizers, multiplier)
-                self.state.lr = multiplier * self.optimizers[-1].param_groups[0]["peak_lr"]
                 batches = [batch for batch, _ in group]
                 if self._step(batches):
                     self.state.skipped_in_a_row = 0
@@ -224,27 +210,18 @@ class Trainer:
                 self._after_step(bar, int(self._epochs()) > epoch)
 
     def _step(self, group: list[Batch]) -> bool:
-        """One update from the summed gradient of a group of batches; False when it was not finite and was skipped."""
-        num_tokens = sum(batch.num_tokens for batch in group)
-        self.ranks.seed(self.config.train.seed, self.state.step)
-        share = self.ranks.share(group, self.model.pad_id)
-        nats = self.ranks.together(lambda: self.splitter.add_up(share, num_tokens))
-        self.working.pull_gradients()
-        nats = self.ranks.sum_gradients(self.model, nats)
-        norm = self.update.norm()
-        values = torch.stack([nats, norm]).tolist()  # the one moment of a step in which the host waits for a GPU
-        if not all(map(math.isfinite, values)):
-            self.update.drop_gradient()
+        """One update; False when its gradient was not finite and it was skipped."""
+        state = self.state
+        multiplier = 0.5**state.rollbacks * lr_multiplier(self.config.optim, self._progress())
+        nats = self.learner.step(group, state.step, multiplier)
+        state.lr = self.learner.lr
+        if nats is None:
             return False
-        # Polynomial-decay averaging (Shamir and Zhang 2013): the window grows with the run and needs no tuning.
-        self.update(norm, 1 / (1 + self.config.train.ema * self.state.step))
-        self.state.nats += values[0]
-        self.state.num_tokens += num_tokens
-        self.state.tgt_tokens += num_tokens
+        num_tokens = sum(batch.num_tokens for batch in group)
+        state.nats += nats
+        state.num_tokens += num_tokens
+        state.tgt_tokens += num_tokens
         return True
-
-    def _loss(self, batch: Batch) -> torch.Tensor:
-        return batch_loss(self.working.model.train(), batch, self.config.loss)
 
     def _count_time(self, started: float) -> None:
         """Add the time since `started` to the run's, by rank 0's clock, on which the learning rate may depend."""
@@ -321,7 +298,7 @@ class Trainer:
     # --- validation, metrics, saving ------------------------------------------------------------------------------
 
     def _validate_and_save(self) -> None:
-        self.ranks.require_equal(self.model)
+        self.ranks.require_equal(self.learner.model)
         bleu, state = self.ranks.from_main(self._validate), self.state
         if bleu > state.best_bleu:
             state.best_bleu, state.best_step, state.stale = bleu, state.step, 0
@@ -336,7 +313,7 @@ class Trainer:
         dev = replace(self.data.dev, src=self.data.dev.src[:limit], tgt=self.data.dev.tgt[:limit])
         with self.report.bar("validating", None):
             outcome = validate(
-                self.released,
+                self.learner.released,
                 self.data.tokenizer,
                 dev,
                 self.config.decode,
@@ -391,9 +368,6 @@ class Trainer:
 
     def _write_checkpoint(self) -> None:
         self.state.metrics_bytes = self.run.metrics.size
-        optim = optimizer_tensors(self.optimizers) | random_tensors(self.device)
-        if self.average is not None:
-            optim |= {f"raw.{name}": tensor for name, tensor in weights_of(self.model).items()}
         state = {
             "step": self.state.step,
             "best_step": self.state.best_step if self.state.best_bleu >= 0 else None,
@@ -401,26 +375,7 @@ class Trainer:
             **self.lineage,
             "versions": {"mtattn": mtattn.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-        self.run.save(Checkpoint(weights_of(self.released), optim, state))
-
-    def _resume(self, saved: Checkpoint) -> None:
-        changed_data = self.allow_changed_data
-        self.ranks.from_main(lambda: require_same(self.run, saved.state, self.lineage, changed_data=changed_data))
-        self.state = TrainState.from_json(saved.state.get("loop"))
-        position = self.state.position
-        position.batch = min(position.batch, len(self.batches.plan(position.epoch)))  # changed data may have fewer
-        raw = saved.weights
-        if self.average is not None:
-            load_weights(self.average, saved.weights)
-            raw = {name.removeprefix("raw."): t for name, t in saved.optim.items() if name.startswith("raw.")}
-        load_weights(self.model, raw)
-        load_optimizers(self.optimizers, saved.optim)
-        load_random(saved.optim, self.device)
-        lost = self.state.best_bleu >= 0 and not self.run.checkpoint(self.state.best_step).is_dir()
-        if lost or saved.state.get("dev") != self.lineage["dev"]:  # a score of what is not there, or of other text
-            self.state.best_bleu, self.state.stale, self.state.valid_due = -1.0, 0, True
-        if self.ranks.is_main:
-            self.run.point_to(saved)
+        self.run.save(Checkpoint(*self.learner.tensors(), state))
 
     def _finish(self, reason: str) -> TrainResult:
         state = self.state

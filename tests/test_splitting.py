@@ -9,7 +9,7 @@ from test_packing import packed_batch, random_pairs
 from tiny_run import Notes, batch_of, losses, outcome, signal_at, tiny_config, train_tiny
 from torch import Tensor
 
-import mtattn.train
+import mtattn.learner
 from mtattn.batching import Batch
 from mtattn.errors import ConfigError
 from mtattn.gradient import Gradient
@@ -201,14 +201,14 @@ def test_a_trial_keeps_nothing(make_model) -> None:
 
 def small_memory(patch: pytest.MonkeyPatch, most: int) -> None:
     """Training runs out of memory on batches of more than so many pairs."""
-    original = mtattn.train.batch_loss
+    original = mtattn.learner.batch_loss
 
     def loss(model: Transformer, batch: Batch, config: LossConfig) -> Tensor:
         if len(batch.src) > most:
             raise RuntimeError(REFUSAL)
         return original(model, batch, config)
 
-    patch.setattr(mtattn.train, "batch_loss", loss)
+    patch.setattr(mtattn.learner, "batch_loss", loss)
 
 
 def test_a_run_short_of_memory_learns_the_same(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny_run import Notes, outcome, signal_at, tiny_config, train_tiny, write_corpus
 
+import mtattn.learner
 import mtattn.train
 from mtattn.batching import Batch, Batches
 from mtattn.checkpoint import RunDirectory, weights_of
@@ -237,10 +238,10 @@ def test_two_part_batches_give_the_gradient_of_one(corpus: Path, tmp_path: Path)
         batch, _ = next(one.batches.stream(one.state.position))
         gradients: dict[str, torch.Tensor] = {}
 
-        def look(model: torch.nn.Module = one.model, into: dict[str, torch.Tensor] = gradients) -> None:
+        def look(model: torch.nn.Module = one.learner.model, into: dict[str, torch.Tensor] = gradients) -> None:
             into.update({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
 
-        for optimizer in one.optimizers:  # look at the gradients where they would be applied
+        for optimizer in one.learner.optimizers:  # look at the gradients where they would be applied
             optimizer.step = look  # type: ignore[method-assign]
         assert one._step(divide(batch))
         found.append((gradients, one.state.nats, one.state.num_tokens))
@@ -254,29 +255,29 @@ def test_two_part_batches_give_the_gradient_of_one(corpus: Path, tmp_path: Path)
 
 def test_the_average_follows_its_formula(corpus: Path, tmp_path: Path) -> None:
     one = trainer(tiny_config(corpus, "train.ema=0.5"), tmp_path / "run")
-    assert one.average is not None
-    expected = {name: weight.clone() for name, weight in weights_of(one.model).items()}
+    assert one.learner.average is not None
+    expected = {name: weight.clone() for name, weight in weights_of(one.learner.model).items()}
     for step in range(3):
         one.state.step = step
         batch, _ = next(one.batches.stream(one.state.position))
         assert one._step([batch])
         share = 1 / (1 + 0.5 * step)
-        for name, weight in weights_of(one.model).items():
+        for name, weight in weights_of(one.learner.model).items():
             expected[name] += share * (weight - expected[name])
-    for name, weight in weights_of(one.average).items():
+    for name, weight in weights_of(one.learner.average).items():
         torch.testing.assert_close(weight, expected[name])
 
 
 def nan_between(first: int, last: int, patch: pytest.MonkeyPatch) -> list[int]:
     """The losses of these calls, counted from 1, are NaN; returns the counter."""
-    original, calls = mtattn.train.batch_loss, [0]
+    original, calls = mtattn.learner.batch_loss, [0]
 
     def loss(*args: Any) -> torch.Tensor:
         calls[0] += 1
         value = original(*args)
         return value * math.nan if first <= calls[0] <= last else value
 
-    patch.setattr(mtattn.train, "batch_loss", loss)
+    patch.setattr(mtattn.learner, "batch_loss", loss)
     return calls
 
 
@@ -284,11 +285,11 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = trainer(tiny_config(corpus), tmp_path / "run")
-    before = {name: weight.clone() for name, weight in weights_of(one.model).items()}
+    before = {name: weight.clone() for name, weight in weights_of(one.learner.model).items()}
     nan_between(1, 1, monkeypatch)
     batch, _ = next(one.batches.stream(one.state.position))
     assert not one._step([batch])
-    for name, weight in weights_of(one.model).items():
+    for name, weight in weights_of(one.learner.model).items():
         assert torch.equal(weight, before[name])
     assert one.state.num_tokens == 0
     assert one._step([batch])

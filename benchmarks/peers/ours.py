@@ -11,23 +11,18 @@ from torch import Tensor
 
 import mtattn.batching
 from mtattn.budget import choose_packing
-from mtattn.checkpoint import RunDirectory
 from mtattn.config import parse_config
 from mtattn.decode import DecodeConfig, search
-from mtattn.gradient import Gradient
-from mtattn.interrupts import Interrupts
+from mtattn.distributed import Ranks
+from mtattn.learner import Learner
 from mtattn.memory import keep_freed_memory
-from mtattn.optim import set_lr
 from mtattn.packing import RowShape, assign
 from mtattn.precision import choose_precision
-from mtattn.prepare import prepare
-from mtattn.progress import Reporter
 from mtattn.tokenizer import Tokenizer
-from mtattn.train import Trainer
 
 
 class Ours:
-    """A Trainer that is handed its batches. Variant "adamw": AdamW alone, at the peers' learning rate."""
+    """A Learner that is handed its batches. Variant "adamw": AdamW alone, at the peers' learning rate."""
 
     def __init__(self, job: Job) -> None:
         keep_freed_memory()
@@ -42,28 +37,22 @@ class Ours:
         # The padded batches that all contenders get hold at most so many tokens a side, and rows fill to nine tenths.
         rows = -(-int(config.train.batch_tokens) // 115)
         self.shape = RowShape(rows, 128, 128)
-        report = Reporter()
-        report.console.quiet = True
-        data = prepare(config, Tokenizer.load(Path(job.tokenizer)), report)
-        run = RunDirectory(Path(job.tokenizer) / f"run-{job.variant}")  # inside the comparison's temporary folder
-        run.path.mkdir()
-        self.trainer = Trainer(config, run, data, report, Interrupts(), self.device, False)
-        # A new one, which records batches of this shape; the rehearsal of a GPU had the corpus's own.
-        self.trainer.splitter.gradient = Gradient(self.trainer._loss, self.device)
+        torch.manual_seed(config.train.seed)
+        tokenizer = Tokenizer.load(Path(job.tokenizer))
+        self.learner = Learner(config, tokenizer, self.device, Ranks(), parts={}, named=repr, warn=print)
+        self.learner.begin()
+        self.steps = 0
 
     @property
     def model(self) -> torch.nn.Module:
         """The weights that would be released."""
-        return self.trainer.released
+        return self.learner.released
 
     def step(self, group: list[Batch], lr_multiplier: float) -> float:
         """See Contender."""
-        state = self.trainer.state
-        set_lr(self.trainer.optimizers, lr_multiplier)
-        before = state.nats, state.num_tokens
-        self.trainer._step([self._own(batch) for batch in group])
-        state.step += 1
-        return (state.nats - before[0]) / max(1, state.num_tokens - before[1])
+        nats = self.learner.step([self._own(batch) for batch in group], self.steps, lr_multiplier)
+        self.steps += 1
+        return (nats or 0.0) / sum(batch.num_tokens for batch in group)
 
     def _own(self, batch: Batch) -> mtattn.batching.Batch:
         """The same pairs as mtattn trains on them here: padded, or several in a row."""

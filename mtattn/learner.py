@@ -1,0 +1,131 @@
+"""What learns: a model's weights, their optimisers and their running average; one step of them all."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from mtattn.batching import Batch
+from mtattn.checkpoint import load_weights, make_model, weights_of
+from mtattn.config import Config
+from mtattn.distributed import Ranks
+from mtattn.finetune import lowered
+from mtattn.gradient import Gradient
+from mtattn.model import Transformer
+from mtattn.objective import batch_loss
+from mtattn.optim import make_optimizers, set_lr
+from mtattn.precision import WorkingModel
+from mtattn.snapshot import load_optimizers, load_random, optimizer_tensors, random_tensors
+from mtattn.splitting import Splitter
+from mtattn.tokenizer import Tokenizer
+from mtattn.update import Update
+
+
+class Learner:
+    """A model in training. It is to `begin` or to be loaded before its first step, and can be saved between any two.
+
+    Args:
+        config, tokenizer: what it is to be; fresh weights are drawn from torch's generator.
+        device: where it is.
+        ranks: the processes that share each batch.
+        parts, named, warn: see `mtattn.splitting.Splitter`.
+
+    Attributes:
+        model: the weights that are optimised, float32.
+        average: follows them; None: nothing does.
+        lr: AdamW's learning rate in the last step.
+        splitter, update: the two halves of a step.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        ranks: Ranks,
+        *,
+        parts: dict[str, int],
+        named: Callable[[Batch], str],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._config, self._device, self._ranks, self.lr = config, device, ranks, 0.0
+        self.model = make_model(config, tokenizer).to(device)
+        self.average = make_model(config, tokenizer).to(device) if config.train.ema else None
+        self.optimizers = make_optimizers(self.model, lowered(config))
+        self._working = WorkingModel(self.model, getattr(torch, config.train.precision))
+        self.update = Update(self._working, self.optimizers, self.average, config.optim.clip_norm)
+        self.splitter = Splitter(
+            Gradient(self._loss, device),
+            self._working.model,
+            device,
+            pad_id=tokenizer.pad_id,
+            parts=parts,
+            named=named,
+            warn=warn,
+        )
+
+    @property
+    def released(self) -> Transformer:
+        """The weights that are validated and released: the averaged ones, if there are any."""
+        return self.model if self.average is None else self.average
+
+    def begin(self) -> None:
+        """Take the model's weights, whatever they were set to, for those of the first step."""
+        if self.average is not None:
+            load_weights(self.average, weights_of(self.model))
+        self._working.push_weights()
+
+    def rehearse(self, batch: Batch) -> None:
+        """Let memory run out now, if ever: compute the largest batch beside the optimisers' state; nothing changes."""
+        share = self._ranks.share([batch], self.model.pad_id)
+        begun = any(optimizer.state for optimizer in self.optimizers)
+        reserve = 0 if begun else 2 * sum(p.nbytes for p in self.model.parameters())
+        self._ranks.together(lambda: self.splitter.rehearse(share, reserve))
+
+    def step(self, group: list[Batch], number: int, multiplier: float) -> float | None:
+        """One update from the summed gradient of a group of batches.
+
+        Args:
+            number: of the step, from 0: dropout and the average depend on it.
+            multiplier: of the peak learning rates.
+
+        Returns:
+            The group's loss in nats, summed over tokens; None where the gradient was not finite: nothing changed.
+        """
+        set_lr(self.optimizers, multiplier)
+        self.lr = multiplier * self.optimizers[-1].param_groups[0]["peak_lr"]
+        num_tokens = sum(batch.num_tokens for batch in group)
+        self._ranks.seed(self._config.train.seed, number)
+        share = self._ranks.share(group, self.model.pad_id)
+        total = self._ranks.together(lambda: self.splitter.add_up(share, num_tokens))
+        self._working.pull_gradients()
+        total = self._ranks.sum_gradients(self.model, total)
+        norm = self.update.norm()
+        values: list[float] = torch.stack([total, norm]).tolist()  # the one moment in which the host waits for a GPU
+        if not all(map(math.isfinite, values)):
+            self.update.drop_gradient()
+            return None
+        # Polynomial-decay averaging (Shamir and Zhang 2013): the window grows with the run and needs no tuning.
+        self.update(norm, 1 / (1 + self._config.train.ema * number))
+        return values[0]
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return batch_loss(self._working.model.train(), batch, self._config.loss)
+
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weights to release, and all else that the next step depends on."""
+        rest = optimizer_tensors(self.optimizers) | random_tensors(self._device)
+        if self.average is not None:
+            rest |= {f"raw.{name}": tensor for name, tensor in weights_of(self.model).items()}
+        return weights_of(self.released), rest
+
+    def load(self, weights: Mapping[str, Tensor], rest: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        load_weights(self.released, weights)
+        if self.average is not None:
+            raw = {name.removeprefix("raw."): tensor for name, tensor in rest.items() if name.startswith("raw.")}
+            load_weights(self.model, raw)
+        load_optimizers(self.optimizers, rest)
+        load_random(rest, self._device)
+        self._working.push_weights()
