@@ -19,8 +19,9 @@ import torch
 from measuring import spread, take_json, write_json
 from torch import Tensor
 
-from mtattn.decode import DecodeConfig, Hypothesis, search
+from mtattn.decode import DecodeConfig, search
 from mtattn.graph_search import GraphSearch
+from mtattn.history import Hypothesis
 from mtattn.model import ModelConfig, Transformer, evaluating
 
 IDS = {"bos_id": 1, "eos_id": 2, "pad_id": 0}

@@ -53,7 +53,8 @@ def translate(size: int, folder: Path) -> dict[str, float]:
     """Send so many lines through everything but the search."""
     import torch
 
-    from mtattn.decode import DecodeConfig, Hypothesis
+    from mtattn.decode import DecodeConfig
+    from mtattn.history import Hypothesis
     from mtattn.model import ModelConfig, Transformer
     from mtattn.processors import Processor
     from mtattn.progress import Reporter

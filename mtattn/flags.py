@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mtattn.decode import Hypothesis
+from mtattn.history import Hypothesis
 
 LOOP_REPEATS = 4  # an n-gram this often in a row is a loop, not a style
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtattn.decode import Hypothesis
 from mtattn.errors import ConfigError, FileError
+from mtattn.history import Hypothesis
 from mtattn.tokenizer import BYTE_PIECE, Tokenizer
 from mtattn.translate import Part, Search, Segment
 

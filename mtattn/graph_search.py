@@ -22,18 +22,9 @@ import torch
 from torch import Tensor
 
 from mtattn.beam import top_continuations
-from mtattn.decode import (
-    NEVER,
-    SYNC_EVERY,
-    DecodeConfig,
-    History,
-    Hypothesis,
-    SearchState,
-    end_step,
-    nbest_lists,
-    start,
-)
+from mtattn.decode import SYNC_EVERY, DecodeConfig, SearchState, end_step, start
 from mtattn.graph import Recorded, shared_pool
+from mtattn.history import NEVER, History, Hypothesis, nbest_lists
 from mtattn.model import Transformer, decoder_layers, evaluating
 from mtattn.slots import Slots, next_logits, supports
 
@@ -200,7 +191,8 @@ class GraphSearch:
                 self._addresses = addresses
             before = start(src_lens, config, range(len(src)))
             room = partial(self._room, model, config, (bos_id, eos_id, pad_id), src.size(1))
-            return nbest_lists(_search(room, src, before), before.max_len, config, eos_id)
+            found = _search(room, src, before)
+            return nbest_lists(found, before.max_len, eos_id, nbest=config.nbest, length_penalty=config.length_penalty)
 
     def _room(
         self,

@@ -14,7 +14,7 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.helpers import extract_all_char_ngrams
 from torch import Tensor
 
-from mtattn.decode import Hypothesis
+from mtattn.history import Hypothesis
 from mtattn.translate import Part, Search, Segment
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from mtattn.batching import pad
 from mtattn.checkpoint import load_model
 from mtattn.config import with_overrides
-from mtattn.decode import DecodeConfig, Hypothesis, Step, search
+from mtattn.decode import DecodeConfig, Step, search
 from mtattn.errors import ConfigError
 from mtattn.flags import flags
 from mtattn.graph_search import can_record, graph_search, num_sentences
+from mtattn.history import Hypothesis
 from mtattn.inference import Prepared, placed
 from mtattn.model import Transformer, evaluating
 from mtattn.prefix import paired

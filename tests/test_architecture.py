@@ -22,8 +22,9 @@ MAY_IMPORT = {
     "errors": "",
     "evaluate": "scripts",
     "filtering": "",
-    "flags": "decode",
+    "flags": "history",
     "graph": "",
+    "history": "",
     "hub": "",
     "interrupts": "",
     "keys": "",
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     "tmx": "",
     "tokenizer": "interrupts",
     "unfilled": "",
-    "decode": "beam processors sampling",
+    "decode": "beam history processors sampling",
     "readers": "hub tmx",
     "sources": "hub readers",
     "corpus": "readers sources",
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "mixing": "batching corpus",
     "gradient": "batching graph",
     "model": "attention dropout packing",
-    "graph_search": "beam decode graph model slots",
+    "graph_search": "beam decode graph history model slots",
     "inference": "attention keys linear model",
     "objective": "batching loss model",
     "packing": "attention",
@@ -74,8 +75,8 @@ MAY_IMPORT = {
     "card": "config",
     "checkpoint": "config metrics model storage tokenizer unfilled",
     "prepare": "batching config corpus examples mixing progress storage tokenizer",
-    "translate": "batching checkpoint config corpus decode flags graph_search inference model prefix processors "
-    "scripts segments tokenizer",
+    "translate": "batching checkpoint config corpus decode flags graph_search history inference model prefix "
+    "processors scripts segments tokenizer",
 }
 HEAVY = {"torch", "datasets", "matplotlib", "sentencepiece", "numpy", "pyarrow", "sacrebleu"}
 

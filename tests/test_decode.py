@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtattn.decode import SEARCHES, DecodeConfig, Hypothesis, search, start
+from mtattn.decode import SEARCHES, DecodeConfig, search, start
+from mtattn.history import Hypothesis
 from mtattn.processors import ForcedPrefix
 
 PAD, BOS, EOS, A, B = range(5)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mtattn import graph_search
-from mtattn.decode import DecodeConfig, Hypothesis, search
+from mtattn.decode import DecodeConfig, search
 from mtattn.graph_search import GraphSearch, can_record
+from mtattn.history import Hypothesis
 from mtattn.model import PositionConfig, Transformer
 
 V, PAD, BOS, EOS = 71, 0, 1, 2  # more than one block of columns

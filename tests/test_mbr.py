@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics.chrf import CHRF
 
-from mtattn.decode import DecodeConfig, Hypothesis
+from mtattn.decode import DecodeConfig
+from mtattn.history import Hypothesis
 from mtattn.mbr import MinimumBayesRisk, expected_chrf, pairwise_chrf
 from mtattn.translate import Segment, Translator
 

@@ -8,8 +8,9 @@ import torch
 from mtattn.alignment import Look, look
 from mtattn.attention import capture_weights
 from mtattn.batching import pad
-from mtattn.decode import DecodeConfig, Hypothesis
+from mtattn.decode import DecodeConfig
 from mtattn.flags import flags
+from mtattn.history import Hypothesis
 from mtattn.inspect import draw, inspect_lines
 from mtattn.model import ModelConfig, PositionConfig, Transformer
 from mtattn.render import as_json, as_text
