@@ -28,6 +28,7 @@ test: $(VENV)/developing  ## check formatting, lint, types, and run all fast tes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy --explicit-package-bases benchmarks/*.py
 	$(BIN)/pytest -n 2
 
 $(VENV)/exporting: $(VENV)/developing

@@ -24,7 +24,8 @@ from measuring import apart, growth, resident_mebibytes, take_json, write_json
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mtattn.attention import MultiHeadAttention, attend, capture_weights, causal, sliding_window
+from mtattn.attention import Mask, MultiHeadAttention, attend, capture_weights, causal, sliding_window
+from mtattn.attention.scores import ScaledDot
 
 BATCH, HEADS, D_HEAD, WINDOW = 2, 4, 64, 256
 SLOW = 5.0  # seconds: what takes longer needs no warming up, and is measured once when time is short
@@ -69,7 +70,8 @@ def windowed(q: Tensor, k: Tensor, v: Tensor, impl: str) -> Tensor:
 class Uncaptured(MultiHeadAttention):
     """The layer without the line that asks whether weights are to be captured."""
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: object, bias: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Mask | None, bias: Tensor | None) -> Tensor:
+        assert isinstance(self.score, ScaledDot)
         q, k, scale = self.score.as_dot_product(q, k)
         return attend(q, k, v, mask, bias, scale, self.softcap, self.dropout if self.training else 0.0, self.impl)
 
@@ -82,7 +84,8 @@ def layers() -> dict[str, Callable[[Tensor], Tensor]]:
 
     def captured(x: Tensor) -> Tensor:
         with capture_weights(ours):
-            return ours(x)
+            attended: Tensor = ours(x)
+        return attended
 
     return {
         "MultiHeadAttention": ours,
@@ -110,7 +113,7 @@ def prepared(name: str, length: int, args: argparse.Namespace) -> Run:
     def run() -> None:
         output = function(*inputs)
         if output.requires_grad:
-            output.backward(output.detach())
+            torch.autograd.backward(output, output.detach())
         if args.device == "cuda":
             torch.cuda.synchronize()
 
@@ -142,9 +145,9 @@ def mebibytes(name: str, length: int, args: argparse.Namespace) -> float:
         run = prepared(name, length, args)
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
+            held = torch.cuda.memory_allocated()
             run()
-            return (torch.cuda.max_memory_allocated() - before) / 2**20
+            return (torch.cuda.max_memory_allocated() - held) / 2**20
         before = resident_mebibytes()
         run()
         return resident_mebibytes() - before

@@ -183,7 +183,8 @@ def exported(folder: Path, translator: Translator, threads: int, compute_type: s
             max_input_length=0,
             max_batch_size=batch,
         )
-        return target.decode([result.hypotheses[0] for result in results])
+        texts: list[str] = target.decode([result.hypotheses[0] for result in results])
+        return texts
 
     return Contender(run, [(workers, batch) for workers in sorted(engines) for batch in (32, 64, 128, 256)])
 
@@ -306,7 +307,8 @@ def main() -> None:
     take_json(parser)
     options = parser.parse_args()
     use_threads(options.threads)
-    lines, refs = (None if path is None else lines_of(path)[: options.lines] for path in (options.src, options.ref))
+    lines = lines_of(options.src)[: options.lines]
+    refs = lines_of(options.ref)[: options.lines] if options.ref else None
     keep_freed_memory()
     device = torch.device(options.device)
     kinds = dict(QUANTIZATIONS) if device.type == "cpu" else {"float32": "none"}

@@ -24,7 +24,7 @@ from mtattn.graph_search import GraphSearch
 from mtattn.history import Hypothesis
 from mtattn.model import ModelConfig, Transformer, evaluating
 
-IDS = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
+IDS: dict[str, Any] = {"bos_id": 1, "eos_id": 2, "pad_id": 0}
 Found = list[list[Hypothesis]]
 
 

@@ -50,8 +50,13 @@ class Point:
 
     def model(self) -> ModelConfig:
         """The default model in these sizes."""
-        sizes = {"d_model": self.d_model, "d_ff": 4 * self.d_model, "num_heads": self.num_heads}
-        return ModelConfig(**sizes, encoder_layers=self.layers, decoder_layers=self.layers)
+        return ModelConfig(
+            d_model=self.d_model,
+            d_ff=4 * self.d_model,
+            num_heads=self.num_heads,
+            encoder_layers=self.layers,
+            decoder_layers=self.layers,
+        )
 
 
 BASE = Point()

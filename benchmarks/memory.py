@@ -75,8 +75,8 @@ def translate(size: int, folder: Path) -> dict[str, float]:
 
     texts = [line.decode().rstrip("\n") for line in repeated("train.en", 8_000)]
     tokenizer, _ = train_tokenizer(texts, texts, TokenizerConfig(vocab_size=1000))
-    sizes = {"d_model": 8, "d_ff": 8, "num_heads": 1, "encoder_layers": 1, "decoder_layers": 1}
-    model = Transformer(ModelConfig(**sizes), tokenizer.src_vocab_size, tokenizer.tgt_vocab_size)
+    smallest = ModelConfig(d_model=8, d_ff=8, num_heads=1, encoder_layers=1, decoder_layers=1)
+    model = Transformer(smallest, tokenizer.src_vocab_size, tokenizer.tgt_vocab_size)
     torch.set_num_threads(1)
     source, target = folder / "source", folder / "target"
     with source.open("wb") as file:
@@ -90,8 +90,8 @@ def translate(size: int, folder: Path) -> dict[str, float]:
         for translation in Echo(model, tokenizer, DecodeConfig(beam_size=1)).translate(lines, bar.advance):
             write(as_text(translation))
     seconds = time.perf_counter() - started
-    with target.open("rb") as file:
-        assert sum(1 for _ in file) == size
+    with target.open("rb") as written:
+        assert sum(1 for _ in written) == size
     return {"before": before, "peak": peak_bytes(), "lines_per_second": size / seconds}
 
 

@@ -17,7 +17,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from measuring import lines_of, take_json, write_json
@@ -34,7 +34,7 @@ Rewrite = Callable[[str], str]
 
 def ways(language: str) -> dict[str, tuple[BLEU, Rewrite]]:
     """Label -> (metric, what is done to hypothesis and reference before it)."""
-    cased = {"cased, detokenised (sacreBLEU 13a)": (BLEU(), str)}
+    cased: dict[str, tuple[BLEU, Rewrite]] = {"cased, detokenised (sacreBLEU 13a)": (BLEU(), str)}
     try:
         from sacremoses import MosesTokenizer
     except ImportError:
@@ -53,14 +53,16 @@ def compare(outputs: dict[str, Sequence[str]], reference: Sequence[str], languag
     rows: list[dict[str, Any]] = []
     for label, (metric, rewrite) in ways(language).items():
         rewritten = [[rewrite(line) for line in reference]]
-        systems = [(name, [rewrite(line) for line in lines]) for name, lines in outputs.items()]
+        systems: list[tuple[str, Sequence[str]]] = [
+            (name, [rewrite(line) for line in lines]) for name, lines in outputs.items()
+        ]
         if len(systems) == 1:
             score = metric.corpus_score(systems[0][1], rewritten, n_bootstrap=1000)
-            found = [(systems[0][0], score.score, score._ci, None)]
+            found: list[Any] = [(systems[0][0], score.score, score._ci, None)]
             signature = str(metric.get_signature())
         else:
             signatures, columns = PairedTest(systems, {"BLEU": metric}, rewritten, test_type="bs")()
-            names, results = columns.values()
+            names, results = cast(dict[str, list[Any]], columns).values()
             found = [(name, r.score, r.ci, r.p_value) for name, r in zip(names, results, strict=True)]
             signature = str(signatures["BLEU"])
         for name, bleu, interval, p_value in found:

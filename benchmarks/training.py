@@ -238,7 +238,7 @@ def main() -> None:
     options = parse()
     config = make_config(options)
     data = prepare(config, None, Reporter())
-    batches = make_batches(config, data, config.train.batch_tokens)
+    batches = make_batches(config, data, int(config.train.batch_tokens))
     an_epoch = -(-len(batches.plan(0)) // config.train.accumulate)
     every = options.every or max(1, an_epoch // 2)
     steps = 10 * an_epoch if options.to_bleu else (options.rounds + 1) * options.turn
