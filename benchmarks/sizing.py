@@ -5,9 +5,10 @@
 
 For each number of pairs a random part of the training corpus, the same for all, is trained on with the sizes chosen
 automatically and with each hand-made config, which is one of `HAND_MADE` or a bundled one on this corpus, all with the
-same limit of training minutes. The table gives beam-search scores on the test corpus; the last column is BLEU below the
-best of the row. A corpus is named as in a config's [data] section. Runs stay in --folder, and running the same command
-again goes on where it stopped.
+same limit of training minutes. A table for each number of pairs gives beam-search scores on the test corpus; its last
+column is how far BLEU is below the table's best. The corpus has to hold as many pairs as --pairs says at most. A
+corpus is named as in a config's [data] section. Runs stay in --folder, and running the same command again goes on
+where it stopped.
 """
 
 import argparse

@@ -82,7 +82,7 @@ def train(
     max_minutes: Annotated[float | None, typer.Option(help="Stop after so much training; sizes suit it.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, replacing what the run directory holds.")] = False,
     allow_changed_data: Annotated[
-        bool, typer.Option("--allow-changed-data", help="Resume although the training pairs changed.")
+        bool, typer.Option("--allow-changed-data", help="Resume although the training pairs or the dev set changed.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
 ) -> None:
@@ -252,7 +252,8 @@ def export(
         str | None, typer.Option(help="Of the weights, for ctranslate2: float32, int8 or bfloat16.")
     ] = None,
     lines: Annotated[
-        Path | None, typer.Option(help="Source text to compare the copy on. Default: 200 lines of the dev corpus.")
+        Path | None,
+        typer.Option(help="Source text; the copy is compared on 200 lines. Default: dev, or what was held out."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
     check: Annotated[
