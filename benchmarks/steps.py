@@ -4,8 +4,9 @@
     python benchmarks/steps.py multi30k-en-de --set train.batch_tokens=32768 --device cuda --profile --json OUT
 
 Takes the steps of `mtattn train` on the first batches of a config's corpus, prepared beforehand. Counted are target
-tokens with EOS, without padding. `first` is the first step, which allocates; `second` records it on a GPU. The gradient
-of one batch and the update are timed by themselves too, where a step consists of recordings. --profile lists kernels.
+tokens with EOS, without padding. `first` is the first step, which allocates and on a GPU records the gradient;
+`second` records the update. The gradient of one batch and the update are timed by themselves too, where a step
+consists of recordings. --profile lists kernels.
 """
 
 import argparse
@@ -81,7 +82,8 @@ def main() -> None:
         def step() -> None:
             nonlocal tokens
             group = list(islice(batches, config.train.accumulate))
-            learner.step(group, 0, 0.1)
+            if learner.step(group, 0, 0.1) is None:
+                raise SystemExit("a gradient was not finite")
             tokens += sum(batch.num_tokens for batch in group)
 
         found: dict[str, Any] = {"parameters": sum(p.numel() for p in learner.model.parameters())}

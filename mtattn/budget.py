@@ -1,11 +1,12 @@
 """How many tokens a batch may have (`train.batch_tokens`), whether it is packed, and the batches that follow."""
 
+import gc
 import math
 from collections.abc import Callable
 
 import torch
 
-from mtattn.batching import Batch, Batches, pair_names
+from mtattn.batching import Batches, pair_names
 from mtattn.checkpoint import make_model
 from mtattn.config import Config
 from mtattn.gradient import Gradient
@@ -68,8 +69,8 @@ def choose_batch_tokens(config: Config, data: Prepared, device: torch.device) ->
     reason = f"for about {STEPS_AN_EPOCH} steps an epoch, but from {LEAST} to {most}"
     if device.type != "cuda":
         return wanted, reason
-    trial = _Trial(config, data, device)
-    chosen = largest_that_fits(wanted, lambda budget: trial.fits(make_batches(config, data, budget).largest()))
+    chosen = largest_that_fits(wanted, _Trial(config, data, device).fits)
+    gc.collect()  # a trial refers to itself, and would keep its memory
     return chosen, reason if chosen == wanted else f"{2 * chosen} did not fit into memory"
 
 
@@ -91,6 +92,7 @@ class _Trial:
     """A model like the one that will be trained, to see what fits beside its optimisers' two numbers a weight."""
 
     def __init__(self, config: Config, data: Prepared, device: torch.device) -> None:
+        self._config, self._data = config, data
         model = make_model(config, data.tokenizer).to(device)
         working = WorkingModel(model, getattr(torch, config.train.precision)).model.train()
         self._reserve = [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
@@ -104,5 +106,5 @@ class _Trial:
             warn=lambda text: None,
         )
 
-    def fits(self, batch: Batch) -> bool:
-        return self._splitter.fits(batch)
+    def fits(self, batch_tokens: int) -> bool:
+        return self._splitter.fits(make_batches(self._config, self._data, batch_tokens).largest())

@@ -62,7 +62,11 @@ def shared_pool(device: torch.device) -> Any:
     return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
-@cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
+    return _stream_of(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _stream_of(gpu: int) -> torch.cuda.Stream:
     # One for all: memory freed on a stream is used again on that stream alone.
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(gpu)  # type: ignore[no-untyped-call]

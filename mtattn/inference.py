@@ -48,7 +48,7 @@ def unsupported(model: Transformer) -> str:
     """Why this model cannot be prepared; "" when it can."""
     weight, attention = model.out_embed.weight, next(m for m in model.modules() if isinstance(m, MultiHeadAttention))
     if weight.device.type != "cpu":
-        return f"it is on {weight.device.type}, and only a CPU profits"
+        return f"it is on {weight.device.type}, and only a CPU profits (--device cpu)"
     if weight.dtype != torch.float32:
         return f"its weights are {weight.dtype}, not float32"
     if type(attention.score) not in (ScaledDot, Symmetric):
@@ -69,7 +69,7 @@ class Prepared:
         reason: why the model itself does the work; "" where it does not.
 
     Raises:
-        ValueError: quantization is asked for, and the model is unsupported.
+        ValueError: quantization is asked for, and the model is unsupported, unless it is in that format already.
     """
 
     def __init__(self, model: Transformer, quantization: str = "none") -> None:

@@ -34,7 +34,6 @@ class Learner:
     Attributes:
         model: the weights that are optimised, float32.
         average: follows them; None: nothing does.
-        lr: AdamW's learning rate in the last step.
         splitter, update: the two halves of a step.
     """
 
@@ -49,7 +48,7 @@ class Learner:
         named: Callable[[Batch], str],
         warn: Callable[[str], None],
     ) -> None:
-        self._config, self._device, self._ranks, self.lr = config, device, ranks, 0.0
+        self._config, self._device, self._ranks = config, device, ranks
         self.model = make_model(config, tokenizer).to(device)
         self.average = make_model(config, tokenizer).to(device) if config.train.ema else None
         self.optimizers = make_optimizers(self.model, lowered(config))
@@ -77,7 +76,7 @@ class Learner:
         self._working.push_weights()
 
     def rehearse(self, batch: Batch) -> None:
-        """Let memory run out now, if ever: compute the largest batch beside the optimisers' state; nothing changes."""
+        """Let memory run out now, if ever: compute the largest batch beside the optimisers' state, and drop it."""
         share = self._ranks.share([batch], self.model.pad_id)
         begun = any(optimizer.state for optimizer in self.optimizers)
         reserve = 0 if begun else 2 * sum(p.nbytes for p in self.model.parameters())
@@ -87,14 +86,13 @@ class Learner:
         """One update from the summed gradient of a group of batches.
 
         Args:
-            number: of the step, from 0: dropout and the average depend on it.
+            number: of the step, from 0: the average depends on it, and with several ranks dropout.
             multiplier: of the peak learning rates.
 
         Returns:
             The group's loss in nats, summed over tokens; None where the gradient was not finite: nothing changed.
         """
         set_lr(self.optimizers, multiplier)
-        self.lr = multiplier * self.optimizers[-1].param_groups[0]["peak_lr"]
         num_tokens = sum(batch.num_tokens for batch in group)
         self._ranks.seed(self._config.train.seed, number)
         share = self._ranks.share(group, self.model.pad_id)

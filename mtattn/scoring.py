@@ -33,7 +33,8 @@ def evaluate_run(
         beam, overrides: see `load_translator`.
 
     Returns:
-        bleu, chrf, ter, signature (of each), num_sentences, seconds (of translating).
+        bleu, chrf, ter, signature (of each), num_sentences, scored (the split, or the source file's name), seconds (of
+        translating).
 
     Raises:
         ConfigError: the config names no such split. CorpusError: the text cannot be read.
@@ -56,4 +57,5 @@ def evaluate_run(
     seconds = time.perf_counter() - started
     for note in translator.notes():
         report.note(note)
-    return {**asdict(score(outputs, pairs.tgt)), "seconds": round(seconds, 2)}
+    scored = split if files is None else files[0].name
+    return {**asdict(score(outputs, pairs.tgt)), "scored": scored, "seconds": round(seconds, 2)}

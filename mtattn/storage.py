@@ -66,7 +66,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, b
 
 
 def recover_folder(folder: Path) -> None:
-    """Put back what `write_folder` had set aside when it was killed before the new folder stood."""
+    """Put back what was set aside, as `write_folder` does it, where no new folder came to stand."""
     aside = _beside(folder, ".old")
     if aside.is_dir() and not folder.exists():
         with suppress(OSError):

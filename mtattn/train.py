@@ -4,6 +4,7 @@ Everything that a step depends on is in `TrainState` and what `mtattn.learner` h
 generator. A checkpoint holds all of it, so a run that was interrupted anywhere goes on exactly as if it had not been.
 """
 
+import gc
 import platform
 import time
 from contextlib import ExitStack, closing
@@ -22,7 +23,7 @@ from mtattn.config import Config
 from mtattn.cooccurrence import start_embeddings
 from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
-from mtattn.finetune import Finetuning, load_origin
+from mtattn.finetune import Finetuning, load_origin, lowered
 from mtattn.health import ready
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.learner import Learner
@@ -81,7 +82,7 @@ def train(
         if ranks.is_main:
             report.log_to(run.log_file)
         trainer = Trainer(config, run, prepared, report, interrupts, device, allow_changed_data, ranks)
-        # Once nothing speaks against it: a refusal leaves the run as it was.
+        # Once nothing speaks against it: a refusal leaves the run as it was (but with --fresh).
         ranks.from_main(lambda: run.begin(config, prepared.tokenizer))
         return trainer.run_to_end()
 
@@ -214,7 +215,7 @@ class Trainer:
         state = self.state
         multiplier = 0.5**state.rollbacks * lr_multiplier(self.config.optim, self._progress())
         nats = self.learner.step(group, state.step, multiplier)
-        state.lr = self.learner.lr
+        state.lr = multiplier * lowered(self.config).lr
         if nats is None:
             return False
         num_tokens = sum(batch.num_tokens for batch in group)
@@ -266,6 +267,8 @@ class Trainer:
     def _roll_back(self) -> None:
         """Start again from the newest checkpoint, with half the learning rate."""
         rollbacks, skipped = self.state.rollbacks + 1, self.state.skipped
+        del self.learner
+        gc.collect()  # it refers to itself, and would keep its memory beside the new one's
         self._start()
         self.state.rollbacks, self.state.skipped, self.state.skipped_in_a_row = rollbacks, skipped, 0
         self.report.warn(

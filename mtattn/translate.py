@@ -156,7 +156,7 @@ class Translator:
         self.start: Callable[[Tensor], Step] | None = None
         self.on_graphs = self.device.type == "cuda"
         self.refine: list[Refine] = []
-        self.num_split, self.flagged = 0, Counter[str]()
+        self.num_split, self.flagged, self._asked = 0, Counter[str](), config.nbest
 
     def translate(
         self,
@@ -240,7 +240,7 @@ class Translator:
         if self.num_split:
             found.append(
                 f"{self.num_split} lines of over {self.max_len} pieces were split, at sentence ends where possible"
-                + ("; of each the best translation alone" if self.config.nbest > 1 else "")
+                + ("; of each the best translation alone" if self._asked > 1 else "")  # whatever MBR chooses from
             )
         for flag, what in NOTED.items():
             if count := self.flagged[flag]:

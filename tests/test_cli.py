@@ -246,7 +246,8 @@ def test_eval_prints_one_json_object(mtattn_: Run, trained: Path) -> None:
     code, out, _ = mtattn_("eval", trained, "--split", "dev", "--json")
     scores = json.loads(out)
     assert code == 0
-    assert set(scores) == {"bleu", "chrf", "ter", "signature", "num_sentences", "seconds"}
+    assert set(scores) == {"bleu", "chrf", "ter", "signature", "num_sentences", "scored", "seconds"}
+    assert scores["scored"] == "dev"
     assert set(scores["signature"]) == {"bleu", "chrf", "ter"}
     assert scores["num_sentences"] == 4 and scores["seconds"] >= 0
 

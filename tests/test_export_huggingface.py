@@ -57,6 +57,16 @@ def test_hubs_read_scores_and_languages_from_the_card(trained):
     assert (chrf.metric_type, chrf.dataset_name) == ("chrf", "test_2016.{en,de}")
 
 
+@pytest.mark.parametrize(
+    ("scored", "corpus"), [("test", "test_2016.{en,de}"), ("dev", "val.{en,de}"), ("news.en", "news.en")]
+)
+def test_scores_are_those_of_what_was_scored(scored, corpus, trained):
+    data = replace(trained.config.data, dev="val.{en,de}")
+    text = card(replace(trained, config=replace(trained.config, data=data)), {**SCORES, "scored": scored})
+    assert f'"dataset": {{"type": "{corpus}"' in text
+    assert f'"BLEU ({scored})"' in text
+
+
 def test_languages_are_strings_in_yaml(trained):
     trained = replace(trained, config=replace(trained.config, data=DataConfig(src="en", tgt="no")))
     assert '\nlanguage: ["en", "no"]\n' in card(trained, {})  # bare, no is false

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,6 +148,17 @@ def test_an_earlier_export_is_back_where_the_new_one_cannot_stand(released, tmp_
         export_model(released, "huggingface", out, Reporter(), lines=lines, force=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert {path.name for path in tmp_path.glob("out*")} == {"out"}
+
+
+def test_what_somebody_keeps_beside_it_stays(released, tmp_path):
+    kept, lines = tmp_path / "out.old", tmp_path / "lines.en"
+    kept.mkdir()
+    (kept / "mine").write_text("years of work")
+    for text, ends in ((" \n", ConfigError), ("a dog\n", None), ("a dog\n", ConfigError)):
+        lines.write_text(text)
+        with pytest.raises(ends) if ends else nullcontext():
+            export_model(released, "huggingface", tmp_path / "out", Reporter(), lines=lines, force=True)
+        assert (kept / "mine").is_file()
 
 
 def test_force_replaces_nothing_but_an_export(released, tmp_path):

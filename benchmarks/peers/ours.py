@@ -22,7 +22,7 @@ from mtattn.tokenizer import Tokenizer
 
 
 class Ours:
-    """A Learner that is handed its batches. Variant "adamw": AdamW alone, at the peers' learning rate."""
+    """A Learner that is handed its batches; embeddings are random. Variant "adamw": AdamW alone, at the peers' rate."""
 
     def __init__(self, job: Job) -> None:
         keep_freed_memory()
@@ -51,8 +51,9 @@ class Ours:
     def step(self, group: list[Batch], lr_multiplier: float) -> float:
         """See Contender."""
         nats = self.learner.step([self._own(batch) for batch in group], self.steps, lr_multiplier)
+        assert nats is not None, "a gradient was not finite"
         self.steps += 1
-        return (nats or 0.0) / sum(batch.num_tokens for batch in group)
+        return nats / sum(batch.num_tokens for batch in group)
 
     def _own(self, batch: Batch) -> mtattn.batching.Batch:
         """The same pairs as mtattn trains on them here: padded, or several in a row."""

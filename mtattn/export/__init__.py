@@ -72,7 +72,8 @@ def export_model(
         raise ConfigError(f"--quantization {quantization}: --to {to} has {', '.join(exporter.limits)}")
     out = out.resolve()  # "." has no name
     temporary, aside = (out.with_name(out.name + suffix) for suffix in (".tmp", ".old"))
-    _check_free(out, (temporary, aside), run, force=force)
+    replaces = out.exists()
+    _check_free(out, (temporary, aside) if replaces else (temporary,), run, force=force)
     trained = Trained(*load_model(run), run)
     if reasons := exporter.refusals(trained.config.model):
         raise ConfigError(f"{run}: cannot be exported to {to}: {'; '.join(reasons)}")
@@ -90,13 +91,14 @@ def export_model(
             require_parity(parity, exporter.limits[quantization])
             record = {"to": to, "quantization": quantization, "mtattn": mtattn.__version__, "parity": asdict(parity)}
             (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            if out.exists():
+            if replaces:
                 out.rename(aside)  # until the new one stands
             temporary.rename(out)
         finally:  # only what was made here
-            recover_folder(out)
+            if replaces:
+                recover_folder(out)
+                shutil.rmtree(aside, ignore_errors=True)
             shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise FileError(f"{out}: cannot be written: {error.strerror or error}") from None
     return parity

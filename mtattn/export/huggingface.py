@@ -144,16 +144,17 @@ def _model_index(trained: Trained, scores: dict[str, Any]) -> str:
     if not found:
         return ""
     data = trained.config.data
+    scored = scores.get("scored", "test") if signatures else "dev"
     metrics = [
         {
             "type": name,
             "value": round(value, 2),
-            "name": f"{name.upper()} ({'test' if signatures else 'dev, greedy, while training'})",
+            "name": f"{name.upper()} ({scored if signatures else 'dev, greedy, while training'})",
             **({"config": signatures[name]} if name in signatures else {}),
         }
         for name, value in found
     ]
-    corpus = _named(data.test if signatures else data.dev)
+    corpus = _named(getattr(data, scored)) if scored in ("test", "dev") else str(scored)
     result = {
         "task": {"type": "translation", "name": f"Translation {data.src}-{data.tgt}"},
         "dataset": {"type": corpus, "name": corpus},
