@@ -208,10 +208,10 @@ def failing_operation(operation: str) -> Arrange:
 
 def never_finite(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Every loss is NaN."""
-    import mtattn.train
+    import mtattn.learner
 
-    original = mtattn.train.batch_loss
-    patch.setattr(mtattn.train, "batch_loss", lambda *args: original(*args) * torch.nan)
+    original = mtattn.learner.batch_loss
+    patch.setattr(mtattn.learner, "batch_loss", lambda *args: original(*args) * torch.nan)
 
 
 def hold_lock(folder: Path, patch: pytest.MonkeyPatch) -> None:
