@@ -32,13 +32,12 @@ import torch
 from measuring import lines_of, spread, take_json, write_json
 from peers.contenders import Contender as Process
 from peers.contenders import begin
-from peers.imitators import Imitator, Write, joeynmt, marian
+from peers.imitators import Imitator, Write, in_batches, joeynmt, marian
 from peers.protocol import write_groups
 from sentencepiece import SentencePieceProcessor
 from training import CACHE, make_job
 
 from mtattn import translate
-from mtattn.batching import pad
 from mtattn.checkpoint import load_model
 from mtattn.config import Config
 from mtattn.evaluate import score
@@ -98,12 +97,8 @@ def stock(folder: Path, translator: Translator, dtype: torch.dtype) -> Contender
 
     @torch.inference_mode()
     def run(lines: Sequence[str], beam: int, batch: int) -> list[str]:
-        encoded = tokenizer.encode_src(lines)
-        order = sorted(range(len(lines)), key=lambda i: -len(encoded[i]))
-        texts = [""] * len(lines)
-        for start in range(0, len(order), batch):
-            numbers = order[start : start + batch]
-            src = pad([encoded[i] for i in numbers], tokenizer.pad_id).to(device)  # [N, S]
+        def write(src: torch.Tensor, numbers: list[int]) -> list[list[int]]:
+            src = src.to(device)
             found = model.generate(
                 input_ids=src,
                 attention_mask=(src != tokenizer.pad_id).long(),
@@ -112,9 +107,10 @@ def stock(folder: Path, translator: Translator, dtype: torch.dtype) -> Contender
                 max_length=None,
                 max_new_tokens=config.max_len(src.size(1)),
             )
-            for i, text in zip(numbers, tokenizer.decode_all(found[:, 1:].tolist()), strict=True):
-                texts[i] = text
-        return texts
+            ids: list[list[int]] = found[:, 1:].tolist()
+            return ids
+
+        return in_batches(tokenizer, lines, batch, write)
 
     return Contender(run, BATCHES[device.type])
 

@@ -18,7 +18,7 @@ def flags(hypothesis: Hypothesis, text: str) -> list[str]:
 
 
 def _loops(ids: Sequence[int]) -> bool:
-    if len(ids) - len(set(ids)) < LOOP_REPEATS - 1:  # of almost all: nothing stands so often
+    if len(ids) - len(set(ids)) < LOOP_REPEATS - 1:  # four in a row would leave three repeats
         return False
     return any(_repeats(ids, n) for n in range(1, len(ids) // LOOP_REPEATS + 1))
 

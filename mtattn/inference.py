@@ -39,11 +39,6 @@ ENCODED = 1024  # source positions encoded at a time, padding included
 COMPACT_AT = 3 / 4  # share of sentences left at which the keys of the others are thrown away: copying costs as well
 
 
-def placed(model: Transformer, device: torch.device, quantization: str) -> Transformer:
-    """The model on a device, itself and not a copy; on a GPU, bfloat16 means that all of it is."""
-    return model.to(device, torch.bfloat16) if (device.type, quantization) == ("cuda", "bfloat16") else model.to(device)
-
-
 def unsupported(model: Transformer) -> str:
     """Why this model cannot be prepared; "" when it can."""
     weight, attention = model.out_embed.weight, next(m for m in model.modules() if isinstance(m, MultiHeadAttention))
@@ -74,7 +69,8 @@ class Prepared:
 
     def __init__(self, model: Transformer, quantization: str = "none") -> None:
         self.model, self.quantization, self.reason = model, quantization, unsupported(model)
-        already = str(model.out_embed.weight.dtype) == f"torch.{quantization}"  # on a GPU: see `placed`
+        # as mtattn.translate places it on a GPU
+        already = quantization == "bfloat16" and model.out_embed.weight.dtype == torch.bfloat16
         if self.reason and quantization != "none" and not already:
             raise ValueError(f"quantization = {quantization!r} is not possible for this model: {self.reason}")
         self._parameters = list(model.parameters())

@@ -34,6 +34,7 @@ class Learner:
     Attributes:
         model: the weights that are optimised, float32.
         average: follows them; None: nothing does.
+        peak_lr: AdamW's highest learning rate.
         splitter, update: the two halves of a step.
     """
 
@@ -51,7 +52,8 @@ class Learner:
         self._config, self._device, self._ranks = config, device, ranks
         self.model = make_model(config, tokenizer).to(device)
         self.average = make_model(config, tokenizer).to(device) if config.train.ema else None
-        self.optimizers = make_optimizers(self.model, lowered(config))
+        optim = lowered(config)
+        self.optimizers, self.peak_lr = make_optimizers(self.model, optim), optim.lr
         self._working = WorkingModel(self.model, getattr(torch, config.train.precision))
         self.update = Update(self._working, self.optimizers, self.average, config.optim.clip_norm)
         self.splitter = Splitter(

@@ -138,9 +138,7 @@ class _LinearCrossEntropy(_SavesGradients):
             _add_product(grad_weight, exps.T, (hidden[rows] * share).to(weight.dtype))  # [V, D]
         mean_scores = (hidden.to(wide) @ mean_row).unsqueeze(-1)  # [N, 1], the mean logits
         total = (real * (log_z - (1 - smoothing) * scores - smoothing * mean_scores)).sum()
-        if smoothing:
-            grad_hidden -= (real * smoothing * mean_row).to(hidden.dtype)
-            grad_weight -= (hidden * real).sum(0) * (smoothing / len(weight))
+        _add_smoothing(grad_hidden, grad_weight, hidden, real, mean_row, smoothing)
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
         return total
 
@@ -176,11 +174,18 @@ class _LinearRDrop(_SavesGradients):
             for h, own_grad, grad_logits in zip(passes, grad_hidden, grads, strict=True):
                 own_grad[rows] = (grad_logits @ weight) * share[rows]  # [c, D]
                 _add_product(grad_weight, grad_logits.T, (h[rows] * share[rows]).to(weight.dtype))  # [V, D]
-        if smoothing:
-            grad_hidden -= (real * smoothing * weight.to(wide).mean(0)).to(hidden.dtype)
-            grad_weight -= (passes * real).sum((0, 1)) * (smoothing / len(weight))
+        _add_smoothing(grad_hidden, grad_weight, passes, real, weight.to(wide).mean(0), smoothing)
         ctx.save_for_backward(grad_hidden.view_as(hidden), grad_weight.to(weight.dtype))
         return total
+
+
+def _add_smoothing(
+    grad_hidden: Tensor, grad_weight: Tensor, hidden: Tensor, real: Tensor, mean_row: Tensor, smoothing: float
+) -> None:
+    """What -e/V of every logit, of each real row of hidden [.., N, D], adds to both gradients, by W's mean row [D]."""
+    if smoothing:
+        grad_hidden -= (real * smoothing * mean_row).to(hidden.dtype)
+        grad_weight -= (hidden * real).sum(tuple(range(hidden.dim() - 1))) * (smoothing / len(grad_weight))
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -23,7 +23,7 @@ from mtattn.config import Config
 from mtattn.cooccurrence import start_embeddings
 from mtattn.distributed import Ranks, join
 from mtattn.errors import DivergedError
-from mtattn.finetune import Finetuning, load_origin, lowered
+from mtattn.finetune import Finetuning, load_origin
 from mtattn.health import ready
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.learner import Learner
@@ -215,7 +215,7 @@ class Trainer:
         state = self.state
         multiplier = 0.5**state.rollbacks * lr_multiplier(self.config.optim, self._progress())
         nats = self.learner.step(group, state.step, multiplier)
-        state.lr = multiplier * lowered(self.config).lr
+        state.lr = multiplier * self.learner.peak_lr
         if nats is None:
             return False
         num_tokens = sum(batch.num_tokens for batch in group)

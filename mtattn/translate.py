@@ -18,7 +18,7 @@ from mtattn.errors import ConfigError
 from mtattn.flags import flags
 from mtattn.graph_search import can_record, graph_search, num_sentences
 from mtattn.history import Hypothesis
-from mtattn.inference import Prepared, placed
+from mtattn.inference import Prepared
 from mtattn.model import Transformer, evaluating
 from mtattn.prefix import paired
 from mtattn.processors import ForcedPrefix, Processor
@@ -122,6 +122,11 @@ def load_translator(
         return Translator(model, tokenizer, decode, max_len=config.filter.max_len)
     except ValueError as error:
         raise ConfigError(f"decode: {error}") from None
+
+
+def placed(model: Transformer, device: torch.device, quantization: str) -> Transformer:
+    """The model on a device, itself and not a copy; on a GPU, bfloat16 means that all of it is."""
+    return model.to(device, torch.bfloat16) if (device.type, quantization) == ("cuda", "bfloat16") else model.to(device)
 
 
 class Translator:

@@ -11,8 +11,8 @@ from mtattn.checkpoint import load_model
 from mtattn.ensemble import Ensemble
 from mtattn.errors import ConfigError, ModelError
 from mtattn.glossary import load_glossary
-from mtattn.inference import Prepared, placed
-from mtattn.translate import Translator, load_translator
+from mtattn.inference import Prepared
+from mtattn.translate import Translator, load_translator, placed
 
 
 def make_translator(

@@ -171,9 +171,8 @@ def test_in_bfloat16_scores_are_the_float32_models_to_its_precision(make_model, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_works_without_looking_at_a_value(make_model, kind, dtype):
-    model = make_model(V, **KINDS[kind]).to(
-        "meta", dtype
-    )  # a device whose tensors have no values, and mix with no others
+    # A device whose tensors have no values, and mix with no others.
+    model = make_model(V, **KINDS[kind]).to("meta", dtype)
     with torch.inference_mode():
         graph_search.Room(model, DecodeConfig(beam_size=4), 8, 16, 16, (BOS, EOS, PAD)).step()
 

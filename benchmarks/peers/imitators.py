@@ -14,10 +14,26 @@ from peers.contenders import Contender
 from torch import Tensor
 
 from mtattn.batching import pad
+from mtattn.tokenizer import Tokenizer
 from mtattn.translate import Translator
 
 Write = Callable[[Tensor, int, int], list[list[int]]]
 """(padded sources [N, S], beam size, number of tokens t) -> ids, [N] lists of t."""
+
+
+def in_batches(
+    tokenizer: Tokenizer, lines: Sequence[str], batch: int, write: Callable[[Tensor, list[int]], list[list[int]]]
+) -> list[str]:
+    """Translate lines, the longest first, so many a batch: (padded sources [N, S], which lines) -> ids, N lists."""
+    encoded = tokenizer.encode_src(lines)
+    order = sorted(range(len(lines)), key=lambda i: -len(encoded[i]))
+    texts = [""] * len(lines)
+    for start in range(0, len(order), batch):
+        numbers = order[start : start + batch]
+        src = pad([encoded[i] for i in numbers], tokenizer.pad_id)  # [N, S]
+        for i, text in zip(numbers, tokenizer.decode_all(write(src, numbers)), strict=True):
+            texts[i] = text
+    return texts
 
 
 class Imitator:
@@ -40,20 +56,15 @@ class Imitator:
             self.lengths[line, beam] = sum(len(segment.hypotheses[0].ids) + 1 for segment in found.segments)
 
     def translate(self, lines: Sequence[str], beam: int, batch: int) -> list[str]:
-        """Lines that were learnt, the longest first, so many a batch."""
-        encoded = self.tokenizer.encode_src(list(lines))
-        order = sorted(range(len(lines)), key=lambda i: -len(encoded[i]))
-        texts = [""] * len(lines)
-        for start in range(0, len(order), batch):
-            numbers = order[start : start + batch]
-            src = pad([encoded[i] for i in numbers], self.tokenizer.pad_id)  # [N, S]
-            length = max(1, round(statistics.mean(self.lengths[lines[i], beam] for i in numbers)))
-            for i, ids in zip(numbers, self.write(src, beam, length), strict=True):
-                texts[i] = self.tokenizer.decode(ids)
-        return texts
+        """Lines that were learnt, so many a batch."""
+
+        def write(src: Tensor, numbers: list[int]) -> list[list[int]]:
+            return self.write(src, beam, max(1, round(statistics.mean(self.lengths[lines[i], beam] for i in numbers))))
+
+        return in_batches(self.tokenizer, lines, batch, write)
 
 
-def marian(translator: Translator, dtype: torch.dtype = torch.float32) -> Write:
+def marian(translator: Translator, dtype: torch.dtype) -> Write:
     """`generate` of transformers' MarianMT on the translator's device; it keeps the keys of earlier steps."""
     from transformers import MarianConfig, MarianMTModel
 
