@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -88,43 +88,130 @@ def lr_multiplier(config: OptimConfig, progress: float) -> float:
     return SCHEDULES[config.schedule](progress, config.warmup, config.decay)
 
 
-def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers that share the model's parameters, each group's peak rate stored as `peak_lr`.
+class ParamGroup:
+    """Parameters that share settings.
+
+    Attributes:
+        params: [n] parameters.
+        peak_lr: their learning rate where the schedule is at its highest; lr: now. On a GPU it is a tensor, so that a
+            recorded step (`mtattn.graph`) reads what `set_lr` writes.
+        weight_decay: decoupled, per unit of learning rate.
+    """
+
+    def __init__(self, params: Iterable[Tensor], peak_lr: float, weight_decay: float = 0.0) -> None:
+        self.params, self.peak_lr, self.weight_decay = list(params), peak_lr, weight_decay
+        device = self.params[0].device
+        self.lr: float | Tensor = torch.tensor(peak_lr, device=device) if device.type == "cuda" else peak_lr
+
+    def set_lr(self, multiplier: float) -> None:
+        """Take the peak learning rate times `multiplier`."""
+        if isinstance(self.lr, Tensor):
+            self.lr.fill_(self.peak_lr * multiplier)
+        else:
+            self.lr = self.peak_lr * multiplier
+
+
+class Optimizer:
+    """What changes parameters by their gradients, and the running statistics that it keeps of each.
+
+    `torch.optim.Optimizer` would do, but imports torch's compiler, which takes about as long as torch itself.
+
+    Attributes:
+        state: parameter -> name -> statistic.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup]) -> None:
+        self.groups = groups
+        self.state: dict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+
+    def step(self) -> None:
+        """Change every parameter once."""
+        raise NotImplementedError
+
+    @property
+    def params(self) -> list[Tensor]:
+        """All parameters, in the order of their groups."""
+        return [parameter for group in self.groups for parameter in group.params]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The statistics by name, PARAMETER.STATISTIC, parameters numbered as in `params`."""
+        return {
+            f"{number}.{name}": statistic
+            for number, parameter in enumerate(self.params)
+            if parameter in self.state
+            for name, statistic in self.state[parameter].items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        params = self.params
+        for key, statistic in tensors.items():
+            number, _, name = key.partition(".")
+            parameter = params[int(number)]
+            self.state[parameter][name] = statistic.to(parameter.device)
+
+
+def make_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
+    """The optimisers that share the model's parameters.
 
     The weights of linear layers are "hidden": Muon's, or decayed by AdamW. Embeddings, norms and biases are neither.
-    On a GPU the learning rates are tensors, so that a recorded step (`mtattn.graph`) reads what `set_lr` writes.
     """
-    on_gpu = next(model.parameters()).is_cuda
     hidden = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     known = {id(parameter) for parameter in hidden}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 0.0, "peak_lr": config.lr}]
-    optimizers: list[torch.optim.Optimizer] = []
-    if config.kind == "muon":
-        muon = Muon(hidden, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=config.weight_decay)
-        muon.param_groups[0]["peak_lr"] = config.muon_lr
-        optimizers.append(muon)
-    else:
-        groups.append({"params": hidden, "weight_decay": config.weight_decay, "peak_lr": config.lr})
-    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True, capturable=on_gpu)
-    optimizers.append(adamw)
-    if on_gpu:
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
-    return optimizers
+    rest = ParamGroup((p for p in model.parameters() if id(p) not in known), config.lr)
+    if config.kind == "adamw":
+        return [AdamW([rest, ParamGroup(hidden, config.lr, config.weight_decay)], betas=config.betas, eps=config.eps)]
+    muon = Muon([ParamGroup(hidden, config.muon_lr, config.weight_decay)], momentum=config.muon_momentum)
+    return [muon, AdamW([rest], betas=config.betas, eps=config.eps)]
 
 
-def set_lr(optimizers: Iterable[torch.optim.Optimizer], multiplier: float) -> None:
+def set_lr(optimizers: Iterable[Optimizer], multiplier: float) -> None:
     """Give every group its peak learning rate times `multiplier`."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            if torch.is_tensor(group["lr"]):
-                group["lr"].fill_(group["peak_lr"] * multiplier)
-            else:
-                group["lr"] = group["peak_lr"] * multiplier
+    for group in (group for optimizer in optimizers for group in optimizer.groups):
+        group.set_lr(multiplier)
 
 
-class Muon(torch.optim.Optimizer):
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
+
+    The same update as `torch.optim.AdamW` (a test compares them), by the kernel that its `fused=True` calls.
+    """
+
+    def __init__(self, groups: Sequence[ParamGroup], *, betas: tuple[float, float], eps: float) -> None:
+        super().__init__(groups)
+        self._betas, self._eps = betas, eps
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.groups:
+            params = [parameter for parameter in group.params if parameter.grad is not None]
+            for parameter in params:
+                if parameter not in self.state:
+                    means = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                    self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **means}
+            first, second, steps = (
+                [self.state[parameter][name] for parameter in params] for name in ("exp_avg", "exp_avg_sq", "step")
+            )
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                params,
+                [parameter.grad for parameter in params if parameter.grad is not None],
+                first,
+                second,
+                [],
+                steps,
+                lr=group.lr,
+                beta1=self._betas[0],
+                beta2=self._betas[1],
+                weight_decay=group.weight_decay,
+                eps=self._eps,
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+class Muon(Optimizer):
     """Momentum, orthogonalised: Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
     The same update as `torch.optim.Muon` (a test compares them), but matrices of one shape are stacked and
@@ -132,28 +219,27 @@ class Muon(torch.optim.Optimizer):
     dozens of small ones. State: one momentum tensor [n, rows, columns] a shape, under its first parameter.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], *, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.05
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, groups: Sequence[ParamGroup], *, momentum: float) -> None:
+        super().__init__(groups)
+        self._momentum = momentum
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every parameter; one without a gradient moves by its momentum alone."""
-        for group in self.param_groups:
+        for group in self.groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
+            for parameter in group.params:
                 by_shape[parameter.shape].append(parameter)
             for parameters in by_shape.values():
-                self._update(parameters, group["lr"], group["momentum"], group["weight_decay"])
+                self._update(parameters, group.lr, group.weight_decay)
 
-    def _update(self, parameters: list[Tensor], lr: float | Tensor, momentum: float, weight_decay: float) -> None:
+    def _update(self, parameters: list[Tensor], lr: float | Tensor, weight_decay: float) -> None:
         gradients = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters])
         state = self.state[parameters[0]]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(gradients)  # [n, rows, columns]
-        average = state["momentum"].lerp_(gradients, 1 - momentum)
-        update = orthogonalise(gradients.lerp_(average, momentum))  # Nesterov's look-ahead
+        average = state["momentum"].lerp_(gradients, 1 - self._momentum)
+        update = orthogonalise(gradients.lerp_(average, self._momentum))  # Nesterov's look-ahead
         rows, columns = gradients.shape[-2:]
         torch._foreach_mul_(parameters, 1 - lr * weight_decay)
         torch._foreach_add_(parameters, list(update.mul_(-lr * max(1.0, rows / columns) ** 0.5).unbind()))

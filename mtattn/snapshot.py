@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mtattn.batching import Position
 from mtattn.errors import ModelError
+from mtattn.optim import Optimizer
 
 
 @dataclass
@@ -50,26 +51,18 @@ class TrainState:
             raise ModelError(f"state.json: not a training state of this mtattn: {error}") from None
 
 
-def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     """The optimisers' running statistics; names are OPTIMISER.PARAMETER.STATISTIC, numbered in their own order."""
     return {
-        f"{i}.{parameter}.{name}": tensor
-        for i, optimizer in enumerate(optimizers)
-        for parameter, tensors in optimizer.state_dict()["state"].items()
-        for name, tensor in tensors.items()
+        f"{i}.{key}": tensor for i, optimizer in enumerate(optimizers) for key, tensor in optimizer.tensors().items()
     }
 
 
-def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
+def load_optimizers(optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `optimizer_tensors`; names that are not of that form are left alone."""
     for i, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            number, _, rest = key.partition(".")
-            if number == str(i):
-                parameter, name = rest.split(".")
-                state.setdefault(int(parameter), {})[name] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        own = f"{i}."
+        optimizer.load({key.removeprefix(own): tensor for key, tensor in tensors.items() if key.startswith(own)})
 
 
 def random_tensors(device: torch.device) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mtattn.graph import Recorded
 from mtattn.model import Transformer
+from mtattn.optim import Optimizer
 from mtattn.precision import WorkingModel, gradients_of
 
 
@@ -28,7 +29,7 @@ class Update:
     def __init__(
         self,
         working: WorkingModel,
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizers: Sequence[Optimizer],
         average: Transformer | None,
         clip_norm: float,
     ) -> None:

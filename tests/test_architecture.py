@@ -63,11 +63,11 @@ MAY_IMPORT = {
     "packing": "attention",
     "precision": "model",
     "slots": "attention model",
-    "snapshot": "batching",
+    "snapshot": "batching optim",
     "splitting": "batching gradient snapshot",
     "subwords": "tokenizer",
     "textio": "progress",
-    "update": "graph model precision",
+    "update": "graph model optim precision",
     # 2: the option classes of levels 0 and 1
     "config": "corpus decode filtering loss mixing model optim tokenizer",
     # 3: runs, and what is made from them

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -9,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mtattn.optim import SCHEDULES, Muon, OptimConfig, lr_multiplier, make_optimizers, orthogonalise, set_lr
+from mtattn.optim import (
+    SCHEDULES,
+    AdamW,
+    Muon,
+    OptimConfig,
+    ParamGroup,
+    lr_multiplier,
+    make_optimizers,
+    orthogonalise,
+    set_lr,
+)
 
 
 class Layers(nn.Module):
@@ -29,14 +40,21 @@ class Layers(nn.Module):
 # Muon
 
 
+def muon(params: Iterable[torch.Tensor]) -> Muon:
+    """As a config without [optim] has it."""
+    return Muon([ParamGroup(params, 0.02, 0.05)], momentum=0.95)
+
+
 def test_muon_equals_torch():
     # torch orthogonalises in bfloat16, whose 8 bits round each of about 15 products by up to 2^-8 of what it holds;
     # an update has entries of about 1 / sqrt(columns), and Muon's own iteration is exact to only 0.3 of them.
     torch.manual_seed(0)
     ours = Layers()
     theirs = copy.deepcopy(ours)
-    options = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.05}
-    optimizers = Muon(ours.parameters(), **options), torch.optim.Muon(theirs.parameters(), **options)
+    optimizers = (
+        muon(ours.parameters()),
+        torch.optim.Muon(theirs.parameters(), lr=0.02, momentum=0.95, weight_decay=0.05),
+    )
     for step in range(5):
         before = [weight.detach().clone() for weight in ours.weights]
         for layers, optimizer in zip((ours, theirs), optimizers, strict=True):
@@ -56,7 +74,7 @@ def test_stacking_equal_matrices_changes_nothing():
     torch.manual_seed(0)
     together = Layers()
     alone = copy.deepcopy(together)
-    stacked, separate = Muon(together.parameters()), [Muon([weight]) for weight in alone.weights]
+    stacked, separate = muon(together.parameters()), [muon([weight]) for weight in alone.weights]
     for step in range(3):
         together.set_gradients(step)
         alone.set_gradients(step)
@@ -96,12 +114,12 @@ def test_orthogonalise_zero_is_zero():
 def test_muon_state_survives_a_round_trip():
     torch.manual_seed(0)
     one = Layers()
-    first = Muon(one.parameters())
+    first = muon(one.parameters())
     one.set_gradients(0)
     first.step()
     other = copy.deepcopy(one)
-    second = Muon(other.parameters())
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second = muon(other.parameters())
+    second.load({name: tensor.clone() for name, tensor in first.tensors().items()})
     for layers, optimizer in ((one, first), (other, second)):
         layers.set_gradients(1)
         optimizer.step()
@@ -119,42 +137,50 @@ def test_muon_state_survives_a_round_trip():
 def test_every_parameter_is_in_one_group(make_model, kind, options):
     model = make_model(**options)
     optimizers = make_optimizers(model, OptimConfig(kind=kind, weight_decay=0.07))
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    ids = [id(p) for group in groups for p in group["params"]]
+    groups = [group for optimizer in optimizers for group in optimizer.groups]
+    ids = [id(p) for group in groups for p in group.params]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     for group in groups:
-        decayed = {id(p) in matrices for p in group["params"]}
-        assert decayed == {group["weight_decay"] == 0.07}
-        assert group["weight_decay"] in (0.0, 0.07)
+        decayed = {id(p) in matrices for p in group.params}
+        assert decayed == {group.weight_decay == 0.07}
+        assert group.weight_decay in (0.0, 0.07)
     is_muon = [isinstance(optimizer, Muon) for optimizer in optimizers]
     assert is_muon == ([True, False] if kind == "muon" else [False])
-    assert {id(p) for p in optimizers[0].param_groups[-1]["params"]} == matrices
+    assert {id(p) for p in optimizers[0].groups[-1].params} == matrices
 
 
-def test_adamw_equals_torch(make_model):
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_adamw_equals_torch(make_model, decay):
     model = make_model()
     reference = copy.deepcopy(model)
-    config = OptimConfig(kind="adamw", lr=0.01, weight_decay=0.0)
-    (ours,), theirs = (
-        make_optimizers(model, config),
-        torch.optim.AdamW(reference.parameters(), lr=0.01, betas=config.betas, eps=config.eps, weight_decay=0.0),
-    )
+    config = OptimConfig(lr=0.01)
+    ours = AdamW([ParamGroup(model.parameters(), config.lr, decay)], betas=config.betas, eps=config.eps)
+    options = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": decay}
+    theirs = torch.optim.AdamW(reference.parameters(), fused=True, **options)
     ids = torch.randint(4, 23, (3, 5))
     for _ in range(3):
         for network, optimizer in ((model, ours), (reference, theirs)):
-            optimizer.zero_grad()
+            network.zero_grad()
             network(ids, ids).logsumexp(-1).sum().backward()
             optimizer.step()
     for mine, expected in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(mine, expected)
+
+
+def test_adamw_leaves_what_has_no_gradient():
+    still, moving = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    moving.grad = torch.ones(2)
+    AdamW([ParamGroup([still, moving], 0.1, 0.5)], betas=(0.9, 0.98), eps=1e-9).step()
+    assert still.tolist() == [1, 1]
+    assert (moving < 1).all()
 
 
 def test_set_lr_keeps_the_groups_apart(make_model):
     optimizers = make_optimizers(make_model(), OptimConfig(lr=1e-3, muon_lr=0.02))
     for multiplier in (0.5, 0.0, 1.0):
         set_lr(optimizers, multiplier)
-        rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+        rates = [group.lr for optimizer in optimizers for group in optimizer.groups]
         assert rates == [0.02 * multiplier, 1e-3 * multiplier]
 
 

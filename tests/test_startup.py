@@ -1,4 +1,4 @@
-"""Translating one line from a cold start imports nothing that it does not need."""
+"""Translating one line from a cold start, and a step of training, import nothing that they do not need."""
 
 import subprocess
 import sys
@@ -22,3 +22,18 @@ def test_a_line_needs_torch_and_little_more(released, options):
     imported = set(done.stderr.split())
     assert "torch" in imported
     assert not imported & NEEDLESS
+
+
+def test_a_step_of_training_needs_no_compiler():
+    code = (
+        "import sys, torch\n"
+        "from mtattn.optim import OptimConfig, make_optimizers\n"
+        "model = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4))\n"
+        "model(torch.arange(3)).sum().backward()\n"
+        "for optimizer in make_optimizers(model, OptimConfig()):\n    optimizer.step()\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "mtattn.optim" in imported
+    assert not imported & {"torch._dynamo", "sympy"}

@@ -43,9 +43,9 @@ def test_equals_clipping_stepping_and_averaging_by_torch(clip_norm, dtype, make_
 def test_rates_that_are_tensors_are_written_where_they_stand(make_model):
     optimizers = make_optimizers(make_model(), OptimConfig())
     rates = []
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = torch.tensor(group["lr"])  # as on a GPU
-        rates.append((group["lr"], group["peak_lr"]))
+    for group in (group for optimizer in optimizers for group in optimizer.groups):
+        group.lr = torch.tensor(group.lr)  # as on a GPU
+        rates.append((group.lr, group.peak_lr))
     set_lr(optimizers, 0.5)
     for rate, peak in rates:
         torch.testing.assert_close(float(rate), 0.5 * peak)
