@@ -145,6 +145,7 @@ class Optimizer:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         params = self.params
+        self.state.clear()
         for key, statistic in tensors.items():
             number, _, name = key.partition(".")
             parameter = params[int(number)]
@@ -186,6 +187,7 @@ class AdamW(Optimizer):
         """Update every parameter that has a gradient."""
         for group in self.groups:
             params = [parameter for parameter in group.params if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in group.params if parameter.grad is not None]
             for parameter in params:
                 if parameter not in self.state:
                     means = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -196,7 +198,7 @@ class AdamW(Optimizer):
             torch._foreach_add_(steps, 1)
             torch._fused_adamw_(
                 params,
-                [parameter.grad for parameter in params if parameter.grad is not None],
+                gradients,
                 first,
                 second,
                 [],
