@@ -1,10 +1,13 @@
 """The model card: what a released model is, in a page a stranger can read."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from mtattn.config import Config
+
+UNLICENSED = "license: unknown"
 
 
 def model_card(config: Config, scores: Mapping[str, Any], num_pairs: int, num_old: int) -> str:
@@ -23,7 +26,7 @@ def model_card(config: Config, scores: Mapping[str, Any], num_pairs: int, num_ol
         trained_on = f"{num_pairs:,} new pairs and, in each epoch, another draw of {num_old:,} old ones"
     return f"""---
 language: {json.dumps([data.src, data.tgt], ensure_ascii=False)}
-license: unknown
+{UNLICENSED}
 library_name: mtattn
 pipeline_tag: translation
 ---
@@ -39,6 +42,12 @@ Translate with `mtattn translate THIS_FOLDER < text.{data.src}`.
 - Best greedy BLEU on the dev split while training: {scores["dev_bleu"]:.1f} (step {scores["step"]}).{origin}{changed}
 - `config.toml` says how it was trained; `MANIFEST.json` lists each file's size and sha256.
 """
+
+
+def licence(card: str) -> str:
+    """The lines of a card's metadata block that say under what licence its model stands, as people filled them in."""
+    block = re.match(r"---\n(.*?\n)---\n", card, re.DOTALL)
+    return "\n".join(re.findall(r"^license.*$", block[1], re.MULTILINE)) if block else ""
 
 
 def before_and_after(finetune: Mapping[str, Any]) -> list[str]:

@@ -43,6 +43,7 @@ from mtattn.unfilled import Unfilled
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILES = ("model.safetensors", "optim.safetensors", "state.json")
+CARD_HASH = "card_sha256"  # in scores.json: of README.md as it was written
 MAX_LAYERS = (
     1000  # of a model that is loaded; a deeper one would take minutes to build before its weights are looked at
 )
@@ -126,7 +127,7 @@ class RunDirectory:
                 continue
             except OSError as error:
                 raise FileError(f"{folder}: cannot be removed: {error.strerror}; delete it by hand") from None
-        for name in ("best", "last", "metrics.jsonl", "train.log", *_tokenizer_names(self.path)):
+        for name in ("best", "last", "metrics.jsonl", "train.log", "scores.json", *_tokenizer_names(self.path)):
             (self.path / name).unlink(missing_ok=True)
 
     def begin(self, config: Config, tokenizer: Tokenizer) -> None:
@@ -236,17 +237,38 @@ class RunDirectory:
         """The best checkpoint's weights."""
         return read_tensors(self.best_checkpoint() / "model.safetensors")
 
-    def release(self, config: Config, tokenizer: Tokenizer, scores: Mapping[str, Any], card: str) -> None:
-        """Write model/: all that translating needs, in a folder that can be moved anywhere."""
-        write_folder(
-            self.model,
-            {
-                "config.toml": config.to_toml().encode(),
-                **tokenizer.to_files(),
-                "model.safetensors": tensors_to_bytes(self.weights_to_release()),
-            },
-            notes={"scores.json": json.dumps(scores, indent=1).encode(), "README.md": card.encode()},
-        )
+    def release(self, config: Config, tokenizer: Tokenizer, scores: Mapping[str, Any], card: str) -> bool:
+        """Write model/: all that translating needs, in a folder that can be moved anywhere.
+
+        What people have put there stays, and so does a card that they have edited.
+
+        Returns:
+            Whether the card now is the one given, or was that already.
+        """
+        files = {
+            "config.toml": config.to_toml().encode(),
+            **tokenizer.to_files(),
+            "model.safetensors": tensors_to_bytes(self.weights_to_release()),
+        }
+        if holds(self.model, files):
+            return True
+        known = {**scores, CARD_HASH: hashlib.sha256(card.encode()).hexdigest()}
+        notes = {"scores.json": json.dumps(known, indent=1).encode()}
+        if replaced := not self._card_is_edited():
+            notes["README.md"] = card.encode()
+        write_folder(self.model, files, notes, keep_others=True)
+        return replaced
+
+    def _card_is_edited(self) -> bool:
+        """Whether there is a model/README.md, and it is not known to be as it was written."""
+        card = self.model / "README.md"
+        if not card.is_file():
+            return False
+        try:
+            written = read_json(self.model / "scores.json").get(CARD_HASH)
+        except ModelError:
+            return True
+        return bool(written != hashlib.sha256(read_small(card)).hexdigest())
 
 
 def _tokenizer_names(folder: Path) -> list[str]:

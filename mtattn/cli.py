@@ -1,8 +1,8 @@
 """The command line: parse, load, call one function, print. Heavy imports stand inside the commands."""
 
 import json
-import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
@@ -51,7 +51,6 @@ class ExportTarget(StrEnum):
 
 
 DeviceOption = Annotated[Device, typer.Option(help="auto: cuda if there is one, else cpu.")]
-LANGUAGE = re.compile(r"\.(?!txt|src|tgt|trg|ref|hyp|raw|tok|bpe|tmp|out)([a-z]{2,3})$")  # at the end of a file name
 SetOption = Annotated[list[str], typer.Option("--set", metavar="K=V", help="Override a config value; repeatable.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or a released model folder.")]
 SearchOption = Annotated[list[str], typer.Option("--set", metavar="decode.K=V", help="Search otherwise; repeatable.")]
@@ -88,20 +87,33 @@ def train(
 ) -> None:
     """Train a translator, or go on with a run that was stopped."""
     from mtattn.checkpoint import RunDirectory
+    from mtattn.file_flags import file_overrides, languages, require_direction
     from mtattn.progress import Reporter
     from mtattn.resolve import resolve
 
-    overrides = _file_overrides(config, src_file, tgt_file, dev_src, dev_tgt)
+    overrides = file_overrides(config, src_file, tgt_file, dev_src, dev_tgt)
     own_data = overrides or any(override.strip().startswith("data.train") for override in set_)
-    named = config or (None if own_data or from_ else "toy")
+    goes_on = run is not None and RunDirectory(run).started
+    named = config or (None if own_data or from_ or goes_on else "toy")
+    if fresh and goes_on and named is None and not own_data and not from_:
+        raise ConfigError(f"--fresh would replace {run}: name the config or the files to start over with")
     flags = {"finetune.mix": mix, "train.max_minutes": max_minutes}
     overrides += [*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_]
     report, chosen = Reporter(), _device(device)
     directory = RunDirectory(run or Path("runs") / _run_name(named, src_file))
     begins = fresh or not directory.started  # a run that goes on has its languages
-    if begins and config is None and from_ is None and src_file and tgt_file:
-        overrides = [*_languages(src_file, tgt_file), *overrides]
+    if (
+        begins
+        and config is None
+        and from_ is None
+        and src_file
+        and tgt_file
+        and (found := languages(src_file, tgt_file))
+    ):
+        overrides = [f'data.src="{found[0]}"', f'data.tgt="{found[1]}"', *overrides]
     resolved = resolve(named, overrides, directory, report, device=chosen, origin=from_, fresh=fresh)
+    if src_file and tgt_file:
+        require_direction(src_file, tgt_file, resolved.config.data)
     if not dry_run:
         report.note(f"config: {named or 'chosen for your files'}; run directory: {directory.path}")
     for note in resolved.notes:
@@ -109,7 +121,7 @@ def train(
     if named and src_file and not dev_src and resolved.config.data.dev:
         report.note(f"validated on the dev corpus of {named}; --dev-src and --dev-tgt name your own")
     if dry_run:
-        with _reader_may_leave():
+        with _printing():
             typer.echo(resolved.config.to_toml(), nl=False)
         return
     from mtattn.train import train
@@ -143,7 +155,7 @@ def translate(
     from mtattn.textio import open_lines, open_output
     from mtattn.translate_options import make_translator
 
-    report = Reporter()
+    report, input, output = Reporter(), _file(input), _file(output)
     if stream is None:
         stream = input is None and sys.stdin is not None and sys.stdin.isatty()
     translator = make_translator(
@@ -177,7 +189,7 @@ def inspect(
     from mtattn.translate import load_translator
 
     report = Reporter()
-    with _reader_may_leave(), open_lines(input, report) as lines:
+    with _printing(), open_lines(_file(input), report) as lines:
         translator = load_translator(run, _device(device))
         for picture in inspect_lines(translator, lines):
             typer.echo(picture)
@@ -188,7 +200,7 @@ def inspect(
 @app.command("eval")
 def evaluate(
     run: RunArgument,
-    split: Annotated[Split, typer.Option(help="A split that the run's config names.")] = Split.test,
+    split: Annotated[Split | None, typer.Option(help="One that the run's config names. Default: test.")] = None,
     src_file: Annotated[Path | None, typer.Option(help="Source text, instead of a split.")] = None,
     ref_file: Annotated[Path | None, typer.Option(help="Its reference translation.")] = None,
     beam: BeamOption = None,
@@ -202,9 +214,12 @@ def evaluate(
 
     if (src_file is None) != (ref_file is None):
         raise ConfigError("--src-file and --ref-file go together")
+    if split is not None and src_file is not None:
+        raise ConfigError("--split names a corpus of the config, --src-file another: give one of the two")
     files = (src_file, ref_file) if src_file and ref_file else None
-    scores = evaluate_run(run, split.value, files, device=_device(device), beam=beam, overrides=set_, report=Reporter())
-    with _reader_may_leave():
+    of = (split or Split.test).value
+    with _printing():
+        scores = evaluate_run(run, of, files, device=_device(device), beam=beam, overrides=set_, report=Reporter())
         if as_json:
             typer.echo(json.dumps(scores))
             return
@@ -227,15 +242,17 @@ def doctor(
     from mtattn.config import load_config
     from mtattn.doctor import as_json as to_json
     from mtattn.doctor import diagnose, show
+    from mtattn.file_flags import file_overrides
     from mtattn.progress import Reporter
 
-    overrides = [*_file_overrides(config, src_file, tgt_file, None, None), *set_]
-    diagnosis = diagnose(load_config(config, overrides) if config or overrides else None, Reporter())
+    overrides = [*file_overrides(config, src_file, tgt_file), *set_]
     try:
-        if as_json:
-            typer.echo(json.dumps(to_json(diagnosis), ensure_ascii=False))
-        else:
-            show(diagnosis, Console(highlight=False, emoji=False))
+        with _standard_output():
+            diagnosis = diagnose(load_config(config, overrides) if config or overrides else None, Reporter())
+            if as_json:
+                typer.echo(json.dumps(to_json(diagnosis), ensure_ascii=False))
+            else:
+                show(diagnosis, Console(highlight=False, emoji=False))
     except (BrokenPipeError, SystemExit):  # rich's way to say that the reader has left; what was found still counts
         discard(sys.stdout)
     diagnosis.require_sound()
@@ -269,8 +286,10 @@ def export(
     from mtattn.progress import Reporter
 
     if check:
+        if any(given is not None for given in (out, to, quantization, lines, push)) or force:
+            raise ConfigError("--check writes nothing: give it a run or a config alone")
         config = read_config(model_folder(Path(run))) if Path(run).is_dir() else load_config(run)
-        with _reader_may_leave():
+        with _printing():
             for name, verdict in capabilities(config).items():
                 typer.echo(f"{name}: {verdict}")
         return
@@ -285,6 +304,32 @@ def export(
         report.note(f"pushed to {push_folder(out, push)}")
 
 
+def _file(name: Path | None) -> Path | None:
+    """None, which means the standard stream, for `-` too."""
+    return None if name == Path("-") else name
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    """For work whose outcome is what it prints: that must be possible before it begins, and succeed."""
+    if sys.stdout is None:  # as `>&-` leaves it
+        raise FileError("standard output: is closed, and the outcome would be lost")
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise FileError(f"standard output: cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    with _reader_may_leave(), _standard_output():
+        yield
+
+
 @contextmanager
 def _reader_may_leave() -> Iterator[None]:
     """`| head -1` closes the pipe early: the work is over, nothing went wrong, and nothing may be flushed at exit."""
@@ -293,34 +338,6 @@ def _reader_may_leave() -> Iterator[None]:
     except BrokenPipeError:
         discard(sys.stdout)
         raise typer.Exit(0) from None
-
-
-def _file_overrides(
-    config: str | None, src: Path | None, tgt: Path | None, dev_src: Path | None, dev_tgt: Path | None
-) -> list[str]:
-    """The file flags as `--set` overrides; absolute where a config's data.folder would stand before them."""
-    from mtattn.config import read_table
-
-    overrides = []
-    for split, source, target in (("train", src, tgt), ("dev", dev_src, dev_tgt)):
-        if (source is None) != (target is None):
-            names = ("--src-file", "--tgt-file") if split == "train" else ("--dev-src", "--dev-tgt")
-            raise ConfigError(f"{names[0]} and {names[1]} go together")
-        if source is not None and target is not None:
-            folder = config is not None and read_table(config)[0].get("data", {}).get("folder")
-            found = [file.expanduser().absolute() if folder else file for file in (source, target)]
-            path, translation = (json.dumps(str(file), ensure_ascii=False) for file in found)
-            overrides.append(f"data.{split}={{path = {path}, target = {translation}}}")
-    return overrides
-
-
-def _languages(src: Path, tgt: Path) -> list[str]:
-    """The languages that file names end in, as in train.fr and train.it.gz, as `--set` overrides; none if unsure."""
-    names = [path.name.removesuffix(".gz") for path in (src, tgt)]
-    found = [code[1] for code in map(LANGUAGE.search, names) if code]
-    if len({*found}) < 2:
-        return []
-    return [f'data.src="{found[0]}"', f'data.tgt="{found[1]}"']
 
 
 def _run_name(config: str | None, src_file: Path | None) -> str:
@@ -348,7 +365,7 @@ def main() -> None:
         leave(interrupted.exit_code)
     except Exception as error:
         if "--debug" in sys.argv:
-            raise
+            traceback.print_exc()
         message, exit_code = _explain(error)
         try:
             typer.echo(f"error: {message}", err=True)

@@ -38,7 +38,8 @@ class TrainConfig:
     log_every, valid_every, save_every: in steps; valid_every = 0: at the end of each epoch; save_every = 0: whenever
         it validates.
     valid_sentences: dev sentences translated at each validation, at most.
-    patience: validations without a better BLEU before the run stops early; 0: never.
+    patience: validations without a better BLEU before the run stops early; 0: never. They count once the model has seen
+        five epochs or three million target tokens, or from the start when it is fine-tuned.
     ema: the weights to translate with are an average over about this share of the steps so far; 0: the last ones.
     seed: of everything random.
     embeddings: what those of a fresh model are: "cooccurrence", drawn from which pieces share pairs
@@ -159,6 +160,7 @@ def read_table(source: str | None, overrides: Sequence[str] = ()) -> tuple[dict[
         ConfigError: no such file, no TOML, an override or section that is none, or an unknown `model.preset`.
     """
     where, table = ("the defaults", {}) if source is None else _read(source)
+    where += ", with overrides" if overrides else ""  # flags are overrides too
     for override in overrides:
         _apply(table, override)
     for section in fields(Config):
@@ -194,11 +196,10 @@ def parse_config(table: dict[str, Any], where: str) -> Config:
     """Validate a table as `tomllib` reads it. `where` names it in errors."""
     try:
         # Through JSON, because strict validation then takes an array for a tuple, as TOML writes it.
-        return _validator().validate_json(json.dumps(_with_preset(table, where)), strict=True)
+        # A date, which TOML knows and no setting is, becomes the text that it was.
+        return _validator().validate_json(json.dumps(_with_preset(table, where), default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(_explain([dict(e) for e in error.errors()], where)) from None
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error} (dates and times have no meaning here)") from None
 
 
 @cache

@@ -192,7 +192,7 @@ def checked_pairs(
         if not (is_unicode(src) and is_unicode(tgt)):
             if not skip_invalid:
                 path, text = (source.paths[0], src) if not is_unicode(src) else (source.paths[1], tgt)
-                raise invalid_utf8(path, number, text)
+                raise invalid_utf8(path, number, text, training=not keep_all)
             dropped["invalid utf-8"] += 1
         elif keep_all or (src.strip() and tgt.strip()):
             yield src, tgt
@@ -211,13 +211,13 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def invalid_utf8(path: str, number: int, text: str) -> CorpusError:
-    """The error for a line that is not UTF-8; names its first bad byte."""
+def invalid_utf8(path: str, number: int, text: str, *, training: bool) -> CorpusError:
+    """The error for a line that is not UTF-8; names its first bad byte. training: of what is learnt from."""
     at, code = next((at, ord(char)) for at, char in enumerate(text) if "\ud800" <= char <= "\udfff")
     bad = f"byte 0x{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else f"lone surrogate U+{code:04X}"
+    skip = ', or drop such training pairs with data.errors = "skip"' if training else ""
     return CorpusError(
-        f"{path}:{number}: not valid UTF-8 ({bad} after {at} characters); convert the file to UTF-8 with iconv, "
-        'or drop such training pairs with data.errors = "skip"'
+        f"{path}:{number}: not valid UTF-8 ({bad} after {at} characters); convert the file to UTF-8 with iconv{skip}"
     )
 
 

@@ -8,24 +8,27 @@ from typing import Any
 
 from mtattn.checkpoint import RunDirectory, tokenizer_hashes
 from mtattn.config import Config
+from mtattn.corpus import DataConfig
 from mtattn.errors import ConfigError, CorpusError, ModelError
+from mtattn.hub import PREFIX as HUB_PREFIX
 from mtattn.prepare import Prepared
+from mtattn.sources import CorpusSource, as_sources
 
 MAY_CHANGE = ("max_steps", "max_epochs", "max_minutes", "patience", "log_every")  # on resuming, of [train]
+SPLITS = ("train", "dev", "test")
 
 
 def resumed_config(asked: Config, run: RunDirectory) -> Config:
     """The run's own config, with what may change while a run is under way taken from what is asked for.
 
-    That is [decode], of [train] the limits in MAY_CHANGE, and the folders that corpora have moved to.
+    That is [decode], of [train] the limits in MAY_CHANGE, and where corpora have moved to.
 
     Raises:
         ConfigError: anything else differs; the message lists each field. ModelError: the run's config is no config.
     """
     own = run.read_config()
     limits = {name: getattr(asked.train, name) for name in MAY_CHANGE}
-    data = replace(own.data, folder=asked.data.folder)
-    old = replace(own.finetune.old, folder=asked.finetune.old.folder)
+    data, old = _moved(own.data, asked.data), _moved(own.finetune.old, asked.finetune.old)
     own = replace(
         own,
         data=data,
@@ -44,10 +47,28 @@ def resumed_config(asked: Config, run: RunDirectory) -> Config:
     return own
 
 
+def _moved(own: DataConfig, asked: DataConfig) -> DataConfig:
+    """The corpora of a run, at the places that are asked for; `require_same` compares their content."""
+    moved = {
+        split: getattr(asked, split)
+        for split in SPLITS
+        if [*map(_kind, as_sources(getattr(asked, split)))] == [*map(_kind, as_sources(getattr(own, split)))]
+    }
+    return replace(own, folder=asked.folder, **moved)
+
+
+def _kind(source: CorpusSource) -> tuple[Any, ...]:
+    """What of a source is not the place of a file."""
+    return source.format, source.columns, source.path if source.path.startswith(HUB_PREFIX) else ""
+
+
 def lineage(config: Config, data: Prepared) -> dict[str, Any]:
     """What a checkpoint says of its origin, for `require_same` to compare; JSON values."""
     table = asdict(config)
-    del table["decode"], table["data"]["folder"], table["finetune"]["old"]["folder"]
+    del table["decode"]
+    for corpora in (table["data"], table["finetune"]["old"]):  # of which the content counts, below
+        for name in ("folder", *SPLITS):
+            del corpora[name]
     for name in MAY_CHANGE:
         del table["train"][name]
     if not config.finetune.model:

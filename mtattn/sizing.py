@@ -49,6 +49,9 @@ MAX_VOCAB_SIZE = 32_000
 # epochs with 0.1 hardly begin to learn by heart (docs/experiments.md). Hence the square of the share of epochs, and
 # none where that comes to no more than LITTLE_DROPOUT.
 MANY_EPOCHS, LITTLE_DROPOUT = 20, 0.05
+# A model that time makes smaller than suits its pairs learns less of them by heart: 2.9 M weights saw 29,000 captions
+# 25 times with half of their row's dropout, for 40.6 (configs/multi30k-en-de-cpu.toml).
+SMALLER_DROPOUT = 0.5
 # Target tokens that a model must at least see for each of its weights; else a smaller one is better: in 18.5 minutes
 # 1.5 for each of 2.4 M weights score 39.0, 0.7 for each of 3.7 M 37.3.
 TOKENS_PER_WEIGHT = 1.25
@@ -148,17 +151,20 @@ def choose(facts: Facts) -> list[Choice]:
     most_epochs = data.epochs * (MORE_EPOCHS if thorough else 1)
     wanted = facts.max_epochs or most_epochs
     model = next((size for size in reversed(suited) if _sees_enough(size, facts, minutes)), suited[0])
-    seconds = (2 if thorough else 1) * _seconds_per_epoch(_Shape.of(model, facts), facts, data.step_tokens)
+    step_tokens = _most_step_tokens(facts, model)
+    seconds = (2 if thorough else 1) * _seconds_per_epoch(_Shape.of(model, facts), facts, step_tokens)
     reachable = min(float(wanted), 60 * minutes / seconds)
-    chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts, reachable)]
+    chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts, model, reachable)]
     if thorough and as_table(chosen)["model"]["dropout"]:
         chosen.append(Choice("loss.rdrop", RDROP, "two passes a step agree with each other: few pairs teach more"))
     limited = " that fit into a night; --max-minutes N chooses for N minutes" if reachable < wanted else ""
-    if facts.max_minutes:
+    if facts.max_minutes and reachable == wanted:
+        limited = f"; {facts.max_minutes:g} minutes should be enough"
+    elif facts.max_minutes:
         limited = f"; about {reachable:.1f} fit into {facts.max_minutes:g} minutes, and the clock ends the run"
     epochs = most_epochs if facts.max_minutes else max(1, math.floor(reachable))
     chosen.append(Choice("train.max_epochs", epochs, f"as many as {_range(data)} gain from{limited}"))
-    steps = round(reachable * _steps_per_epoch(facts, data, _step_tokens(facts, data, reachable)))
+    steps = round(reachable * _steps_per_epoch(facts, _step_tokens(facts, model, reachable)))
     if not 10 <= reachable <= 30:
         every = max(1, steps // VALIDATIONS)
         chosen.append(Choice("train.valid_every", every, f"steps; {VALIDATIONS} validations in the run"))
@@ -173,11 +179,12 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
         minutes = f"{facts.max_minutes or DEFAULT_MINUTES:g} minutes"
         why = f"a larger model for {_range(data)} would not see enough text in {minutes} on this {facts.device}"
     times = f"a pair is seen about {epochs:.0f} times"
+    most_dropout = data.dropout * (1 if model == data else SMALLER_DROPOUT)
     share = min(1.0, epochs / min(MANY_EPOCHS, data.epochs)) ** 2
-    dropout = round(share * data.dropout, 2)
+    dropout = round(share * most_dropout, 2)
     dropout = dropout if dropout > LITTLE_DROPOUT else 0.0
-    learnt = "must not" if dropout == data.dropout else "can hardly"
-    inner_dropout = ModelConfig.inner_dropout if share > 1 / 2 else 0.0
+    learnt = "must not" if dropout == most_dropout else "can hardly"
+    inner_dropout = ModelConfig.inner_dropout if model == data and share > 1 / 2 else 0.0
     if vocab_size > model.vocab_size:
         pieces = f"the text has {facts.num_chars:,} different characters, and each needs room"
     else:
@@ -194,20 +201,21 @@ def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list
     ]
 
 
-def choose_batch(facts: Facts, epochs: float = math.inf) -> list[Choice]:
+def choose_batch(facts: Facts, size: Size | None = None, epochs: float = math.inf) -> list[Choice]:
     """How many tokens make a step, and how many of them are computed at once; on a GPU its memory says that later.
 
     Args:
+        size: the row that the model is of. Default: the one that suits the pairs.
         epochs: in the run, of which a short one takes smaller steps.
     """
-    data = _suited(facts)[-1]
-    step_tokens = _step_tokens(facts, data, epochs)
-    if facts.device != "cpu" and data.step_tokens > GPU_BATCH_TOKENS:
+    size = size or _suited(facts)[-1]
+    step_tokens = _step_tokens(facts, size, epochs)
+    if facts.device != "cpu" and step_tokens > GPU_BATCH_TOKENS:
         return [Choice("train.batch_tokens", "auto", "as much as is needed and memory holds, tried before training")]
     tokens, why = step_tokens, "a step at once"
     if facts.device == "cpu" and tokens > CPU_BATCH_TOKENS:
         tokens, why = CPU_BATCH_TOKENS, "more at once is mostly padding, and no faster on a CPU"
-    steps = f"{step_tokens:,} tokens a step make about {_steps_per_epoch(facts, data, step_tokens):,.0f} steps an epoch"
+    steps = f"{step_tokens:,} tokens a step make about {_steps_per_epoch(facts, step_tokens):,.0f} steps an epoch"
     return [
         Choice("train.batch_tokens", tokens, why),
         Choice("train.accumulate", step_tokens // tokens, steps),
@@ -219,19 +227,21 @@ def _suited(facts: Facts) -> list[Size]:
     return [size for size in SIZES if size.pairs <= facts.pairs]
 
 
-def _step_tokens(facts: Facts, data: Size, epochs: float) -> int:
-    tokens = data.step_tokens
-    while (
-        facts.device == "cpu"
-        and tokens > SMALLEST_STEP
-        and epochs * _steps_per_epoch(facts, data, tokens) < FEWEST_STEPS
-    ):
+def _most_step_tokens(facts: Facts, size: Size) -> int:
+    """On a CPU a smaller model than suits the pairs takes its own row's steps, but no less than a quarter of theirs."""
+    suited = _suited(facts)[-1].step_tokens
+    return max(size.step_tokens, suited // 4) if facts.device == "cpu" else suited
+
+
+def _step_tokens(facts: Facts, size: Size, epochs: float) -> int:
+    tokens = _most_step_tokens(facts, size)
+    while facts.device == "cpu" and tokens > SMALLEST_STEP and epochs * _steps_per_epoch(facts, tokens) < FEWEST_STEPS:
         tokens //= 2
     return tokens
 
 
-def _steps_per_epoch(facts: Facts, data: Size, step_tokens: int) -> float:
-    return max(1.0, max(_tokens(facts, data.vocab_size)) * PADDING / step_tokens)
+def _steps_per_epoch(facts: Facts, step_tokens: int) -> float:
+    return max(1.0, max(_tokens(facts, _suited(facts)[-1].vocab_size)) * PADDING / step_tokens)
 
 
 @dataclass(frozen=True)

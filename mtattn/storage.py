@@ -28,7 +28,9 @@ before_operation: Callable[[str], None] = lambda operation: None  # noqa: E731
 """Called with a name before each file operation of a save; the tests put a fault here, and nothing else uses it."""
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, bytes] | None = None) -> None:
+def write_folder(
+    folder: Path, files: Mapping[str, bytes], notes: Mapping[str, bytes] | None = None, *, keep_others: bool = False
+) -> None:
     """Write a folder that appears whole or not at all, with a manifest of each file's size and sha256.
 
     Written to `folder.tmp`, each file and the folder fsynced, the manifest last, then renamed, and the parent fsynced.
@@ -36,6 +38,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, b
 
     Args:
         notes: more files, which are for people to read and edit: the manifest does not name them.
+        keep_others: what the manifest of the folder that stood there does not name either is copied, such as a licence.
 
     Raises:
         FileError: no space, no permission; what stood at `folder` before is still there.
@@ -48,6 +51,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, b
         manifest = json.dumps(make_manifest(files), indent=1).encode()
         for name, data in {**files, **(notes or {}), MANIFEST: manifest}.items():
             _write_synced(temporary / name, data)
+        if keep_others:
+            _copy_others(folder, temporary)
         _sync_folder(temporary)
         if folder.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -63,6 +68,22 @@ def write_folder(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, b
         raise _cannot_write(folder, error) from None
     before_operation(f"remove what {folder.name} replaced")
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy_others(before: Path, after: Path) -> None:
+    """Copy what is not in `after` yet, and was not vouched for in `before`."""
+    try:
+        named = read_json(before / MANIFEST)
+    except ModelError:  # none there, or damaged
+        named = {}
+    for path in before.iterdir() if before.is_dir() else ():
+        target = after / path.name
+        if path.name in named or target.exists():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, target, symlinks=True)
+        else:
+            shutil.copy2(path, target, follow_symlinks=False)
 
 
 def recover_folder(folder: Path) -> None:

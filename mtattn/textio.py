@@ -100,6 +100,7 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
     if path is not None and path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
     name = str(path or "standard output")
+    is_new = path is not None and not path.exists()
     with _cannot_be("written", name):
         file = _binary(sys.stdout, name) if path is None else _opened(path)
     old = path is not None and stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # what stood there, not yet lost
@@ -119,6 +120,8 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
         if path is not None:
             with suppress(OSError):  # it would fail again to write what could not be written, and hide why
                 file.close()
+            if is_new and not path.stat().st_size:  # nothing is lost, and the next attempt finds the name free
+                path.unlink()
         raise
     if path is not None:
         with _cannot_be("written", name):

@@ -388,7 +388,8 @@ class Trainer:
         mixture = self.data.mixture
         pairs = (len(self.data.examples.tgt), 0) if mixture is None else (len(mixture.new), mixture.num_old)
         card = model_card(self.config, scores, *pairs)
-        self.run.release(self.config, self.data.tokenizer, scores, card)
+        if not self.run.release(self.config, self.data.tokenizer, scores, card):
+            self.report.note(f"{self.run.model / 'README.md'} was edited, so it stays as it is; scores.json is new")
         self.report.note(
             f"done: {reason} at step {state.step} after {state.elapsed_s / 60:.1f} minutes of training; best greedy "
             f"BLEU on dev {state.best_bleu:.1f} at step {state.best_step}; released to {self.run.model}"

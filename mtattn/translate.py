@@ -29,11 +29,14 @@ from mtattn.tokenizer import Tokenizer
 LINES_AHEAD = 10_000  # lines read together, at most: sorting among so many leaves little padding
 FIRST_LINES = 1_000  # read before the first is written: some seconds' work
 NOTED = {
+    "prefix-unused": "prefixes stand beside blank lines, which stay blank",
     "prefix-missed": "prefixes did not fit into what [decode] allows",
     "cut": "translations were cut at the length that [decode] allows: max_len_ratio, max_len_extra",
     "loop": "translations say something four times in a row; --json flags them",
 }
 """What the user is told of a flag, after its count."""
+SEARCHED_BY = {"beam": {"beam_size", "diversity"}, "sample": {"temperature", "top_k", "top_p", "seed"}}
+"""What of [decode] one kind of search alone heeds."""
 BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated together on a CPU, times beams
 
 
@@ -109,10 +112,11 @@ def load_translator(
         overrides: "decode.key=value" each.
 
     Raises:
-        ModelError: no usable model there. ConfigError: beam, nbest or an override is not allowed.
+        ModelError: no usable model there. ConfigError: beam, nbest or an override is not allowed, or idle.
     """
     model, tokenizer, config = load_model(run)
     config = with_overrides(config, overrides, "decode")
+    _require_heeded(config.decode.search, overrides, beam)
     asked: dict[str, Any] = {"beam_size": beam, "nbest": nbest}
     if nbest is not None and beam is None:
         asked["beam_size"] = max(nbest, config.decode.beam_size)
@@ -122,6 +126,18 @@ def load_translator(
         return Translator(model, tokenizer, decode, max_len=config.filter.max_len)
     except ValueError as error:
         raise ConfigError(f"decode: {error}") from None
+
+
+def _require_heeded(search: str, overrides: Sequence[str], beam: int | None) -> None:
+    """Refuse what this kind of search would pass over in silence."""
+    given = {override.partition("=")[0].strip().removeprefix("decode."): "--set" for override in overrides}
+    given |= {"beam_size": "--beam"} if beam is not None else {}
+    for kind, names in SEARCHED_BY.items():
+        if kind != search and (idle := sorted(names & given.keys())):
+            flag = "--beam" if given[idle[0]] == "--beam" else f"--set decode.{idle[0]}"
+            raise ConfigError(
+                f"{flag} is for search = {kind}, and this is {search}: add --set decode.search={kind}, or leave it out"
+            )
 
 
 def placed(model: Transformer, device: torch.device, quantization: str) -> Transformer:
@@ -212,6 +228,7 @@ class Translator:
         encoded = self.tokenizer.encode_src([line if line.strip() else "" for line, _ in block])
         for number, ((line, start), ids) in enumerate(zip(block, encoded, strict=True), start=before):
             prefix = self.tokenizer.encode_tgt([start])[0][:-1] if start else []
+            self.flagged["prefix-unused"] += bool(prefix) and not line.strip()
             if len(ids) <= self.max_len:
                 parts.append(Part(number, line, ids, prefix))
                 continue

@@ -1,5 +1,6 @@
 """The run directory: pointers, pruning, which checkpoint is newest, and loading a model."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from mtattn.checkpoint import Checkpoint, RunDirectory, load_model, make_model, 
 from mtattn.config import Config, load_config
 from mtattn.errors import ModelError, RunInUseError
 from mtattn.model import Transformer
+from mtattn.storage import read_tensors
 from mtattn.tokenizer import Tokenizer
 
 SIZES = ["model.d_model=8", "model.d_ff=8", "model.num_heads=2", "model.encoder_layers=1", "model.decoder_layers=1"]
@@ -185,6 +187,35 @@ def test_a_run_is_loaded_from_its_best_checkpoint_then_from_its_release(
     (run.model / "config.toml").write_text((run.model / "config.toml").read_text() + "\n")
     with pytest.raises(ModelError, match=r"config\.toml: \d+ bytes where the manifest says"):
         load_model(run.path)
+
+
+def test_a_new_release_keeps_what_people_wrote(
+    run: RunDirectory, small: tuple[Config, Transformer], tokenizer: Tokenizer
+) -> None:
+    config, model = small
+    files = {name: run.model / name for name in ("README.md", "scores.json", "LICENSE")}
+    with run.lock():
+        run.begin(config, tokenizer)
+        run.save(Checkpoint(weights_of(model), {}, {"step": 1, "best_step": 1}))
+        assert run.release(config, tokenizer, {"dev_bleu": 1.0}, "card of step 1")
+        files["LICENSE"].write_text("CC0")
+        (run.model / "docs").mkdir()
+        (run.model / "docs" / "use.md").symlink_to("../LICENSE")
+        run.save(Checkpoint(weights_of(model), {}, {"step": 2, "best_step": 2}))
+        assert run.release(config, tokenizer, {"dev_bleu": 2.0}, "card of step 2")  # of the same weights
+        assert files["README.md"].read_text() == "card of step 1"
+        better = {name: weight + 1 for name, weight in weights_of(model).items()}
+        run.save(Checkpoint(better, {}, {"step": 3, "best_step": 3}))
+        assert run.release(config, tokenizer, {"dev_bleu": 3.0}, "card of step 3")
+        assert files["README.md"].read_text() == "card of step 3"
+        assert files["LICENSE"].read_text() == (run.model / "docs" / "use.md").read_text() == "CC0"
+        files["README.md"].write_text("my card")
+        run.save(Checkpoint(weights_of(model), {}, {"step": 4, "best_step": 4}))
+        assert not run.release(config, tokenizer, {"dev_bleu": 4.0}, "card of step 4")
+    assert files["README.md"].read_text() == "my card"
+    assert json.loads(files["scores.json"].read_text())["dev_bleu"] == 4.0
+    released = read_tensors(run.model / "model.safetensors")
+    assert all(torch.equal(released[name], weight) for name, weight in weights_of(model).items())
 
 
 def test_a_stored_config_that_is_wrong_is_a_model_error(tmp_path: Path) -> None:

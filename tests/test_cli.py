@@ -1,5 +1,6 @@
 """The command line's contract, in process: exit codes, one output line for each input line, help without torch."""
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -8,7 +9,6 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_config, train_tiny, write_corpus
 
-import mtattn.cli
 from mtattn.config import load_config
 from mtattn.errors import (
     ConfigError,
@@ -68,10 +68,10 @@ def test_every_error_has_its_exit_code_and_one_line(
         assert err == "error: unexpected ZeroDivisionError: x; --debug shows where, please report it\n"
 
 
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["mtattn", "--debug", "train", "toi"])
-    with pytest.raises(ConfigError, match="did you mean 'toy'"):
-        mtattn.cli.main()
+def test_debug_shows_the_traceback(mtattn_: Run) -> None:
+    code, _, err = mtattn_("--debug", "train", "toi")
+    assert code == ConfigError.exit_code
+    assert err.startswith("Traceback") and "\nerror: no config file or bundled config named 'toi'" in err
 
 
 def test_a_dry_run_prints_a_config_that_reads_back(mtattn_: Run, tmp_path: Path) -> None:
@@ -131,6 +131,85 @@ def test_languages_are_what_file_names_end_in(
     data = load_config("resolved.toml").data
     assert (data.src, data.tgt) == languages
     assert f"languages: {languages[0]} to {languages[1]} " in err
+
+
+def test_files_the_other_way_round_are_not_learnt_from(mtattn_: Run, trained: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    swapped = ["--src-file", "train.de", "--tgt-file", "train.en"]
+    for flags in (["toy"], ["--from", trained]):
+        code, _, err = mtattn_("train", *flags, *swapped, "--dry-run")
+        assert code == ConfigError.exit_code
+        assert "they are de to en, but the model translates en to de; exchange them, or" in err
+    meant = ["--set", "data.src=de", "--set", "data.tgt=en"]
+    assert mtattn_("train", "toy", *swapped, *meant, "--dry-run")[0] == 0
+
+
+def test_a_run_is_gone_on_with_by_its_name_alone(mtattn_: Run, trained: Path) -> None:
+    code, out, _ = mtattn_("train", "--run", trained, "--dry-run")
+    assert (code, out) == (0, (trained / "config.toml").read_text())
+    code, _, err = mtattn_("train", "--run", trained, "--fresh")
+    assert code == ConfigError.exit_code and "name the config or the files to start over with" in err
+    assert (trained / "config.toml").is_file()
+
+
+def test_a_name_that_is_no_text_is_refused(mtattn_: Run) -> None:
+    for flag in ("--src-file", "--tgt-file"):
+        files = {"--src-file": "a.en", "--tgt-file": "a.de", flag: "a\udcff.en"}
+        code, _, err = mtattn_("train", *(part for pair in files.items() for part in pair))
+        assert code == ConfigError.exit_code and "'a\\udcff.en': the name is not UTF-8" in err
+
+
+def test_standard_output_has_to_take_what_is_printed(
+    mtattn_: Run, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = (
+        ("train", "toy", "--dry-run"),
+        ("inspect", trained, "in.txt"),
+        ("eval", trained, "--split", "dev"),
+        ("doctor",),
+        ("export", "--check", "toy"),
+    )
+    Path("in.txt").write_text("a b c\n")
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    for stream, said in ((None, "is closed"), (Full(), "cannot be written: No space left on device")):
+        for command in commands:
+            monkeypatch.setattr(sys, "stdout", stream)
+            code, _, err = mtattn_(*command)
+            assert (code, f"error: standard output: {said}" in err) == (FileError.exit_code, True), err
+
+
+def test_flags_that_exclude_each_other(mtattn_: Run, trained: Path) -> None:
+    files = ["--src-file", "a", "--ref-file", "b"]
+    for command, said in (
+        (["eval", trained, "--split", "test", *files], "give one of the two"),
+        (["export", trained, "out", "--check"], "--check writes nothing"),
+        (["export", trained, "--force", "--check"], "--check writes nothing"),
+        (
+            ["translate", trained, "--beam", 2, "--set", "decode.search=sample"],
+            "--beam is for search = beam, and this is",
+        ),
+        (
+            ["translate", trained, "--set", "decode.top_k=3"],
+            "--set decode.top_k is for search = sample, and this is beam",
+        ),
+    ):
+        code, _, err = mtattn_(*command)
+        assert code == ConfigError.exit_code and said in err
+
+
+def test_a_dash_is_the_standard_streams(mtattn_: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("in.txt").write_text("a b c\n")
+    for command in ("translate", "inspect"):
+        _, expected, _ = mtattn_(command, trained, "in.txt")
+        with open("in.txt") as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            flags = ["-o", "-"] if command == "translate" else []
+            assert mtattn_(command, trained, "-", *flags)[:2] == (0, expected)
+    assert not Path("-").exists()
 
 
 def test_a_config_says_which_languages_and_what_else_to_validate_on(mtattn_: Run) -> None:

@@ -41,14 +41,14 @@ from mtattn.errors import ConfigError
         ("model.position.kind=rotray", "model.position: kind is 'rotray'; allowed: none, sinusoidal"),
         ("decode.nbest=9", "decode: nbest = 9: it must be from 1 to beam_size (5)"),
         ("tokenizer.vocab_size=100", "tokenizer: vocab_size is 100; allowed: more than 260"),
-        ("train.max_epochs=2026-01-01", "(dates and times have no meaning here)"),
+        ("train.max_epochs=2026-01-01", "train.max_epochs = '2026-01-01': it should be a valid integer"),
     ],
 )
 def test_what_is_wrong_is_one_line(override, message):
     with pytest.raises(ConfigError) as caught:
         load_config(None, [override])
     assert message in str(caught.value)
-    assert str(caught.value).startswith("the defaults: ")
+    assert str(caught.value).startswith("the defaults, with overrides: ")
     assert "\n" not in str(caught.value)
 
 
@@ -72,7 +72,9 @@ def test_a_file_is_named_and_every_fault_is_listed(tmp_path):
 
 def test_settings_of_two_sections_that_do_not_fit():
     learned = ["model.position.kind=learned", "model.position.max_len=300"]
-    with pytest.raises(ConfigError, match=r"the defaults: model.position.max_len is 300, .* may have 522 pieces"):
+    with pytest.raises(
+        ConfigError, match=r"the defaults, with overrides: model.position.max_len is 300, .* may have 522 pieces"
+    ):
         load_config(None, learned)
     assert load_config(None, [*learned, "filter.max_len=100"]).model.position.max_len == 300
 

@@ -93,6 +93,18 @@ def test_a_fine_tuned_model_names_what_it_came_from(trained):
     assert "\n- Fine-tuned from `runs/base` (weights 0123456789ab), whose training data was old.{en,de}. Its" in text
 
 
+def test_a_licence_that_was_filled_in_goes_along(trained, tmp_path):
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
+    write(replace(trained, folder=run), tmp_path / "before", "float32")
+    own = "---\nlanguage: [en]\nlicense: other\nlicense_name: mine\nlibrary_name: mtattn\n---\nlicense: of the text\n"
+    (run / "model" / "README.md").write_text(own)
+    write(replace(trained, folder=run), tmp_path / "after", "float32")
+    before, after = ((tmp_path / name / "README.md").read_text() for name in ("before", "after"))
+    assert "\nlicense: unknown\n" in before and "fill in `license` above" in before
+    assert "\nlicense: other\nlicense_name: mine\nlibrary_name: " in after and "fill in" not in after
+
+
 def test_a_card_without_scores_claims_none(trained):
     assert "model-index" not in card(trained, {})
 

@@ -101,8 +101,17 @@ def test_little_time_asks_for_a_smaller_model_and_says_so() -> None:
     assert choices["model.d_model"].value == 128
     assert "would not see enough text in 10 minutes" in choices["model.d_model"].reason
     assert "fit into 10 minutes, and the clock ends the run" in choices["train.max_epochs"].reason
+    enough = next(c for c in choose(facts(29_000, max_minutes=600)) if c.key == "train.max_epochs")
+    assert enough.reason == "as many as 20,000 to 100,000 pairs gain from; 600 minutes should be enough"
     assert choices["model.dropout"].value == 0.0
     assert "can hardly be learnt by heart" in choices["model.dropout"].reason
+
+
+def test_a_smaller_model_than_suits_its_pairs_is_held_back_less() -> None:
+    found = facts(29_000, max_minutes=60, instructions="AVX2")
+    config, best = parse_config(as_table(choose(found)), "chosen"), load_config("multi30k-en-de-cpu")
+    assert config.model == replace(best.model, preset="")
+    assert (config.train.batch_tokens, config.train.accumulate) == (best.train.batch_tokens, best.train.accumulate)
 
 
 def test_a_short_run_on_a_cpu_takes_more_and_smaller_steps() -> None:

@@ -172,6 +172,21 @@ def test_closed_streams_are_said(monkeypatch):
         pass
 
 
+def test_a_new_file_that_nothing_was_written_to_does_not_stay(tmp_path):
+    path = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError), open_output(path):
+        raise ZeroDivisionError
+    assert not path.exists()
+    with pytest.raises(ZeroDivisionError), open_output(path) as write:
+        write("a")
+        raise ZeroDivisionError
+    assert path.read_text() == "a\n"
+    path.write_text("")
+    with pytest.raises(ZeroDivisionError), open_output(path, force=True):
+        raise ZeroDivisionError
+    assert path.exists()
+
+
 def test_what_stood_there_is_lost_with_the_first_line_alone(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("keep\n" * 9)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import mtattn.train
 from mtattn.batching import Batch, Batches
 from mtattn.checkpoint import RunDirectory, weights_of
 from mtattn.config import Config
+from mtattn.corpus import DataConfig
 from mtattn.errors import ConfigError, CorpusError, DivergedError, ModelError
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.prepare import prepare
 from mtattn.resolve import resolve
+from mtattn.sources import CorpusSource
 from mtattn.train import MAX_SKIPPED, Trainer
 
 
@@ -121,6 +124,27 @@ def test_a_run_goes_on_with_a_corpus_that_has_moved(corpus: Path, tmp_path: Path
         target.write("A B\n")
     with pytest.raises(CorpusError, match="training files changed"):
         train_tiny(moved, tmp_path / "run")
+
+
+def test_a_run_goes_on_with_files_that_have_moved(tmp_path: Path) -> None:
+    def config(folder: Path, **more: Any) -> Config:
+        train, dev = (
+            CorpusSource(f"{folder}/{split}.en", target=f"{folder}/{split}.de", **more) for split in ("train", "dev")
+        )
+        return replace(tiny_config(folder), data=DataConfig(train=train, dev=dev))
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    train_tiny(config(write_corpus(here)), tmp_path / "run")
+    here.rename(there)
+    train_tiny(config(there), tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").read_config() == config(there)
+    with pytest.raises(ConfigError, match=r"data.train = .* --fresh"):
+        train_tiny(config(there, format="text"), tmp_path / "run")
+    for side in ("en", "de"):
+        with (there / f"train.{side}").open("a") as file:
+            file.write("a b\n")
+    with pytest.raises(CorpusError, match="training files changed"):
+        train_tiny(config(there), tmp_path / "run")
 
 
 def test_fewer_pairs_than_before_go_on_where_they_end(tmp_path: Path) -> None:

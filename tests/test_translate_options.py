@@ -140,6 +140,14 @@ def test_unequal_numbers_of_prefixes(fails, prefixes, count):
     fails(7, rf"{found} lines to translate, but {count} lines of prefixes", "--prefix", "prefix.txt")
 
 
+def test_a_prefix_of_a_blank_line_is_said(mtattn_, run):
+    Path("blank.txt").write_text("\n  \nanna\n")
+    Path("prefix.txt").write_text("Anna\n\n\n")
+    code, out, err = mtattn_("translate", run, "blank.txt", "--prefix", "prefix.txt")
+    assert (code, out.count("\n"), out.split("\n")[0]) == (0, 3, "")
+    assert "warning: 1 prefixes stand beside blank lines, which stay blank" in err
+
+
 def test_a_prefix_without_room_is_said(mtattn_, run):
     Path("prefix.txt").write_text("Wo ist mein alter Regenschirm und wo ist mein neuer Hut, Anna?\n\n\n\n")
     code, out, err = mtattn_("translate", run, "in.txt", "--prefix", "prefix.txt", "--json")

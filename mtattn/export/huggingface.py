@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mtattn
+from mtattn.card import UNLICENSED, licence
 from mtattn.checkpoint import load_model, weights_of
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
@@ -26,7 +27,7 @@ from mtattn.tokenizer import Tokenizer
 CARD = """\
 ---
 language: {languages}
-license: unknown
+{licence}
 library_name: {library}
 pipeline_tag: translation
 tags: [translation, mtattn]
@@ -34,12 +35,12 @@ tags: [translation, mtattn]
 
 # {src} to {tgt}
 
-A Transformer of {parameters:,} parameters, trained with mtattn {version}.{transformers} Run it with
+A Transformer of {parameters:,} parameters, trained with mtattn {version}.{transformers} With mtattn
+installed, run it with
 
-    pip install mtattn
     mtattn translate THIS_FOLDER < text.{src}
 
-- Training data: {data}. Its licence decides how this model may be used: fill in `license` above.{origin}
+- Training data: {data}. Its licence decides how this model may be used{fill_in}.{origin}
 - Model: d_model {d_model}, d_ff {d_ff}, {num_heads} heads, {encoder_layers} encoder and {decoder_layers} decoder
   layers, {pieces} pieces.
 - `config.toml` says how it was trained; `MANIFEST.json` lists each file's size and sha256.
@@ -73,7 +74,8 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
         **trained.tokenizer.to_files(),
         "model.safetensors": tensors_to_bytes(weights_of(trained.model)),
     }
-    readme = {"README.md": card(trained, _scores(trained.folder)).encode()}
+    scores, terms = _scores(trained.folder), _licence(trained.folder)
+    readme = {"README.md": card(trained, scores, terms).encode()}
     if obstacles(trained.config):
         write_folder(folder, {**ours, "config.json": _config_json(trained).encode()}, notes=readme)
         return
@@ -83,8 +85,13 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     write_folder(folder / "model", ours)
 
 
-def card(trained: Trained, scores: dict[str, Any]) -> str:
-    """README.md. scores: as `mtattn eval --json` prints them, or what training found ("dev_bleu")."""
+def card(trained: Trained, scores: dict[str, Any], terms: str = UNLICENSED) -> str:
+    """README.md.
+
+    Args:
+        scores: as `mtattn eval --json` prints them, or what training found ("dev_bleu").
+        terms: what the model's own card says of its licence (see `mtattn.card.licence`).
+    """
     data, model = trained.config.data, trained.config.model
     return CARD.format(
         library="mtattn" if obstacles(trained.config) else "transformers",
@@ -93,6 +100,8 @@ def card(trained: Trained, scores: dict[str, Any]) -> str:
         languages=json.dumps([data.src, data.tgt], ensure_ascii=False),
         src=data.src,
         tgt=data.tgt,
+        licence=terms,
+        fill_in=": fill in `license` above" if terms == UNLICENSED else "",
         model_index=_model_index(trained, scores),
         parameters=sum(p.numel() for p in trained.model.parameters()),
         version=mtattn.__version__,
@@ -174,6 +183,14 @@ def _scores(run: Path) -> dict[str, Any]:
                 continue
             return found if isinstance(found, dict) else {}
     return {}
+
+
+def _licence(run: Path) -> str:
+    """What the card of a run directory or released model says of its licence."""
+    for path in (run / "README.md", run / "model" / "README.md"):
+        if path.is_file() and (found := licence(path.read_text(encoding="utf-8", errors="replace"))):
+            return found
+    return UNLICENSED
 
 
 def _config_json(trained: Trained) -> str:

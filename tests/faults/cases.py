@@ -633,7 +633,7 @@ CONFIG = [
         "an unknown setting",
         f"{ANEW} --set train.max_epoch=3",
         USAGE,
-        r"error: tiny.toml: train.max_epoch is not a setting; did you mean 'max_epochs'\?",
+        r"error: tiny.toml, with overrides: train.max_epoch is not a setting; did you mean 'max_epochs'\?",
     ),
     Case(
         "a value of another type",

@@ -1,0 +1,62 @@
+"""Two text files on the command line, --src-file and --tgt-file: what they say as `--set` overrides of a config."""
+
+import json
+import re
+from pathlib import Path
+
+from mtattn.config import read_table
+from mtattn.corpus import DataConfig
+from mtattn.errors import ConfigError
+
+LANGUAGE = re.compile(r"\.(?!txt|src|tgt|trg|ref|hyp|raw|tok|bpe|tmp|out)([a-z]{2,3})$")  # at the end of a file name
+
+
+def file_overrides(
+    config: str | None, src: Path | None, tgt: Path | None, dev_src: Path | None = None, dev_tgt: Path | None = None
+) -> list[str]:
+    """The files as corpora; absolute where the data.folder of a config would stand before them.
+
+    Raises:
+        ConfigError: one of two is missing, or a name is not text.
+    """
+    overrides = []
+    for split, source, target in (("train", src, tgt), ("dev", dev_src, dev_tgt)):
+        if (source is None) != (target is None):
+            names = ("--src-file", "--tgt-file") if split == "train" else ("--dev-src", "--dev-tgt")
+            raise ConfigError(f"{names[0]} and {names[1]} go together")
+        if source is not None and target is not None:
+            folder = config is not None and read_table(config)[0].get("data", {}).get("folder")
+            found = [file.expanduser().absolute() if folder else file for file in (source, target)]
+            path, translation = map(_quoted, found)
+            overrides.append(f"data.{split}={{path = {path}, target = {translation}}}")
+    return overrides
+
+
+def _quoted(file: Path) -> str:
+    name = str(file)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name!r}: the name is not UTF-8, which config.toml must be; rename or link it") from None
+    return json.dumps(name, ensure_ascii=False)
+
+
+def languages(src: Path, tgt: Path) -> tuple[str, str] | None:
+    """The languages that file names end in, as in train.fr and train.it.gz; None if unsure."""
+    names = [path.name.removesuffix(".gz") for path in (src, tgt)]
+    found = [code[1] for code in map(LANGUAGE.search, names) if code]
+    return (found[0], found[1]) if len({*found}) == 2 else None
+
+
+def require_direction(src: Path, tgt: Path, data: DataConfig) -> None:
+    """Refuse files whose names say that they are the other way round.
+
+    Raises:
+        ConfigError
+    """
+    if languages(src, tgt) == (data.tgt, data.src):
+        raise ConfigError(
+            f"--src-file {src} and --tgt-file {tgt}: by their names they are {data.tgt} to {data.src}, but the model "
+            f"translates {data.src} to {data.tgt}; exchange them, or, if that is meant, --set data.src={data.tgt} "
+            f"--set data.tgt={data.src}"
+        )
