@@ -30,18 +30,17 @@ from typing import Any
 
 import torch
 from measuring import lines_of, spread, take_json, write_json
-from peers.contenders import Contender as Process
-from peers.contenders import begin
+from peers.contenders import Contender, begin
 from peers.imitators import Imitator, Write, in_batches, joeynmt, marian
 from peers.protocol import write_groups
 from sentencepiece import SentencePieceProcessor
 from training import CACHE, make_job
 
 from mtattn import translate
-from mtattn.checkpoint import load_model
 from mtattn.config import Config
 from mtattn.evaluate import score
 from mtattn.export.stock import obstacles
+from mtattn.loading import load_model
 from mtattn.memory import keep_freed_memory
 from mtattn.precision import choose_precision
 from mtattn.progress import Reporter
@@ -55,7 +54,7 @@ BATCHES = {"cpu": (64, 16, 32, 128), "cuda": (64, 256, 1000)}  # sentences a bat
 
 
 @dataclass(frozen=True)
-class Contender:
+class Engine:
     """An engine.
 
     translate: (lines, beam size, setting) -> lines. settings: those to try for throughput; the first for latency.
@@ -67,7 +66,7 @@ class Contender:
     prepare: Callable[[Sequence[str], int], None] = lambda lines, beam: None
 
 
-def native(translator: Translator) -> Contender:
+def native(translator: Translator) -> Engine:
     """mtattn; its setting is the batch size, in source positions times beams; on a GPU it knows best."""
     searches = translator.config
 
@@ -76,16 +75,16 @@ def native(translator: Translator) -> Contender:
         translator.config = replace(searches, search="beam", beam_size=beam, nbest=1)
         return [translation.text for translation in translator.translate(lines)]
 
-    return Contender(run, (16_384, 8_192) if translator.device.type == "cpu" else (None,))
+    return Engine(run, (16_384, 8_192) if translator.device.type == "cpu" else (None,))
 
 
-def imitating(translator: Translator, write: Write) -> Contender:
+def imitating(translator: Translator, write: Write) -> Engine:
     """An engine that shares no weights with mtattn; its setting is the number of sentences a batch."""
     imitator = Imitator(translator, write)
-    return Contender(imitator.translate, BATCHES[translator.device.type], imitator.learn)
+    return Engine(imitator.translate, BATCHES[translator.device.type], imitator.learn)
 
 
-def stock(folder: Path, translator: Translator, dtype: torch.dtype) -> Contender:
+def stock(folder: Path, translator: Translator, dtype: torch.dtype) -> Engine:
     """`generate` of transformers with the same weights; its setting is the number of sentences a batch.
 
     It is told nothing but how to search: it writes until all sentences of a batch are done, as for any of its users.
@@ -112,11 +111,11 @@ def stock(folder: Path, translator: Translator, dtype: torch.dtype) -> Contender
 
         return in_batches(tokenizer, lines, batch, write)
 
-    return Contender(run, BATCHES[device.type])
+    return Engine(run, BATCHES[device.type])
 
 
 def add_transformers(
-    contenders: dict[str, Contender],
+    contenders: dict[str, Engine],
     translator: Translator,
     folder: Path,
     options: argparse.Namespace,
@@ -144,7 +143,9 @@ def add_transformers(
             contenders[f"Marian {kind}"] = imitating(translator, marian(translator, dtype))
 
 
-def start_joeynmt(translator: Translator, config: Config, folder: Path, options: argparse.Namespace) -> Process | None:
+def start_joeynmt(
+    translator: Translator, config: Config, folder: Path, options: argparse.Namespace
+) -> Contender | None:
     """JoeyNMT with a model of the same shape, waiting for questions; None where it cannot be installed."""
     write_groups(folder / "batches.npz", [])
     training = argparse.Namespace(device="cpu", threads=options.threads, peer_lr=0.0, warmup=0)
@@ -152,7 +153,7 @@ def start_joeynmt(translator: Translator, config: Config, folder: Path, options:
     return begin(["JoeyNMT"], job, folder, options.cache).get("JoeyNMT")
 
 
-def exported(folder: Path, translator: Translator, threads: int, compute_type: str) -> Contender:
+def exported(folder: Path, translator: Translator, threads: int, compute_type: str) -> Engine:
     """CTranslate2; its setting is (batches side by side, sentences a batch), and it sorts by length itself."""
     import ctranslate2
 
@@ -182,11 +183,11 @@ def exported(folder: Path, translator: Translator, threads: int, compute_type: s
         texts: list[str] = target.decode([result.hypotheses[0] for result in results])
         return texts
 
-    return Contender(run, [(workers, batch) for workers in sorted(engines) for batch in (32, 64, 128, 256)])
+    return Engine(run, [(workers, batch) for workers in sorted(engines) for batch in (32, 64, 128, 256)])
 
 
 def add_ctranslate2(
-    contenders: dict[str, Contender],
+    contenders: dict[str, Engine],
     translator: Translator,
     folder: Path,
     options: argparse.Namespace,
@@ -206,7 +207,7 @@ def add_ctranslate2(
         contenders[f"ctranslate2 {kind}"] = exported(out, translator, options.threads, kind)
 
 
-def seconds(contender: Contender, lines: Sequence[str], beam: int, setting: Any) -> float:
+def seconds(contender: Engine, lines: Sequence[str], beam: int, setting: Any) -> float:
     """Wall time of translating the lines."""
     started = time.perf_counter()
     contender.translate(lines, beam, setting)
@@ -214,7 +215,7 @@ def seconds(contender: Contender, lines: Sequence[str], beam: int, setting: Any)
 
 
 def throughput(
-    contenders: dict[str, Contender], lines: Sequence[str], beam: int, repeats: int, tried: int
+    contenders: dict[str, Engine], lines: Sequence[str], beam: int, repeats: int, tried: int
 ) -> dict[str, Any]:
     """Seconds for all lines at each engine's best setting, which is the best for the first so many, round by round."""
     best = {}
@@ -229,7 +230,7 @@ def throughput(
     return {name: {"setting": best[name], "seconds": times} for name, times in rounds.items()}
 
 
-def latency(contenders: dict[str, Contender], lines: Sequence[str], beam: int) -> dict[str, list[float]]:
+def latency(contenders: dict[str, Engine], lines: Sequence[str], beam: int) -> dict[str, list[float]]:
     """Milliseconds of each line, translated alone; the engines take turns line by line."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for contender in contenders.values():
@@ -247,7 +248,7 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
 
 
 def report_beam(
-    contenders: dict[str, Contender], lines: Sequence[str], refs: Sequence[str] | None, beam: int, options: Any
+    contenders: dict[str, Engine], lines: Sequence[str], refs: Sequence[str] | None, beam: int, options: Any
 ) -> dict[str, Any]:
     """Measure and print one beam size."""
     ours_all = [name for name in contenders if name.startswith("mtattn")]
@@ -323,7 +324,7 @@ def main() -> None:
         "parity": {},
         "beams": {},
     }
-    joey: Process | None = None
+    joey: Contender | None = None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if device.type == "cpu":

@@ -26,12 +26,10 @@ from mtattn.errors import ConfigError, FileError, ModelError, RunInUseError
 from mtattn.metrics import MetricsFile
 from mtattn.model import Transformer
 from mtattn.storage import (
-    MANIFEST,
     holds,
     read_json,
     read_small,
     read_tensors,
-    read_weights,
     recover_folder,
     tensors_to_bytes,
     verify_folder,
@@ -39,14 +37,10 @@ from mtattn.storage import (
     write_folder,
 )
 from mtattn.tokenizer import Tokenizer
-from mtattn.unfilled import Unfilled
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILES = ("model.safetensors", "optim.safetensors", "state.json")
 CARD_HASH = "card_sha256"  # in scores.json: of README.md as it was written
-MAX_LAYERS = (
-    1000  # of a model that is loaded; a deeper one would take minutes to build before its weights are looked at
-)
 
 
 @dataclass
@@ -127,13 +121,13 @@ class RunDirectory:
                 continue
             except OSError as error:
                 raise FileError(f"{folder}: cannot be removed: {error.strerror}; delete it by hand") from None
-        for name in ("best", "last", "metrics.jsonl", "train.log", "scores.json", *_tokenizer_names(self.path)):
+        for name in ("best", "last", "metrics.jsonl", "train.log", "scores.json", *tokenizer_names(self.path)):
             (self.path / name).unlink(missing_ok=True)
 
     def begin(self, config: Config, tokenizer: Tokenizer) -> None:
         """Write what a whole run shares, where it is not there yet; config.toml last, since it marks a run as begun."""
         files = {**tokenizer.to_files(), self.config_file.name: config.to_toml().encode()}
-        for name in {*_tokenizer_names(self.path)} - {*files}:  # of a run that was killed before it began
+        for name in {*tokenizer_names(self.path)} - {*files}:  # of a run that was killed before it began
             (self.path / name).unlink()
         for path, data in ((self.path / name, data) for name, data in files.items()):
             if not path.is_file() or path.read_bytes() != data:
@@ -271,7 +265,7 @@ class RunDirectory:
         return bool(written != hashlib.sha256(read_small(card)).hexdigest())
 
 
-def _tokenizer_names(folder: Path) -> list[str]:
+def tokenizer_names(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("tokenizer*.model")]
 
 
@@ -306,59 +300,6 @@ def make_model(config: Config, tokenizer: Tokenizer) -> Transformer:
         joint=tokenizer.joint,
         pad_id=tokenizer.pad_id,
     )
-
-
-def model_folder(folder: Path) -> Path:
-    """Where the model of a folder lies: runs that ended and copies for classes of transformers hold it in model/."""
-    return folder / "model" if (folder / "model" / "config.toml").is_file() else folder
-
-
-def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
-    """The translator in a run directory (its released model, else its best checkpoint) or a released model folder.
-
-    What the config says is compared with the file's size before a model is made of it, and with the file's header
-    before anything is read.
-
-    Raises:
-        ModelError
-    """
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; give a run directory (runs/NAME) or a released model")
-    folder = model_folder(folder)
-    config = read_config(folder)
-    checkpoint = None
-    if (folder / MANIFEST).is_file():
-        tokenizer_files = _tokenizer_names(folder) or ["tokenizer.model"]
-        verify_folder(folder, ("config.toml", "model.safetensors", *tokenizer_files))
-        weights_file = folder / "model.safetensors"
-    else:
-        checkpoint = RunDirectory(folder).best_checkpoint()
-        weights_file = checkpoint / "model.safetensors"
-    tokenizer = Tokenizer.load(folder)
-    if checkpoint is not None and read_json(checkpoint / "state.json").get("tokenizer") != tokenizer_hashes(tokenizer):
-        raise ModelError(f"{folder}: its tokenizer is not the one that {checkpoint.name} was trained with")
-    _require_size(config, tokenizer, weights_file)
-    with Unfilled():
-        model = make_model(config, tokenizer)
-    load_weights(
-        model,
-        read_weights(weights_file, {name: (tuple(t.shape), t.dtype) for name, t in weights_of(model).items()}),
-    )
-    return model.eval(), tokenizer, config
-
-
-def _require_size(config: Config, tokenizer: Tokenizer, weights_file: Path) -> None:
-    """Refuse a config that asks for more weights than its file can hold, before even an empty model is built of it."""
-    model = config.model
-    layers = model.encoder_layers + model.decoder_layers
-    if layers > MAX_LAYERS:
-        raise ModelError(f"config.toml beside {weights_file}: {layers} layers; a model has at most {MAX_LAYERS}")
-    layer = 2 * model.d_ff + 2 * model.d_model  # rows of D: feed-forward; queries and output of one attention
-    least = 4 * model.d_model * (layer * layers + tokenizer.tgt_vocab_size)  # bytes
-    if weights_file.is_file() and weights_file.stat().st_size < least:
-        raise ModelError(
-            f"{weights_file}: {weights_file.stat().st_size} bytes; a model as in config.toml has at least {least}"
-        )
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:

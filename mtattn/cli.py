@@ -279,10 +279,11 @@ def export(
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub.")] = None,
 ) -> None:
     """Write a copy that other programs run, and compare it with the model before it stands."""
-    from mtattn.checkpoint import model_folder, read_config
+    from mtattn.checkpoint import read_config
     from mtattn.config import load_config
     from mtattn.export import capabilities, export_model
     from mtattn.export.huggingface import push as push_folder
+    from mtattn.loading import model_folder
     from mtattn.progress import Reporter
 
     if check:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from mtattn.card import before_and_after
-from mtattn.checkpoint import RunDirectory, load_model, load_weights, make_model, weights_of
+from mtattn.checkpoint import RunDirectory, load_weights, make_model, weights_of
 from mtattn.config import Config, laid_over
 from mtattn.errors import ConfigError, CorpusError, FileError, ModelError
 from mtattn.evaluate import score
+from mtattn.loading import load_model
 from mtattn.mixing import FinetuneConfig
 from mtattn.model import Transformer
 from mtattn.optim import OptimConfig

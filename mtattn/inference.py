@@ -53,7 +53,7 @@ def unsupported(model: Transformer) -> str:
     return ""
 
 
-class Prepared:
+class PreparedModel:
     """A model's weights, prepared; anew when they were changed in place, as optimisers do.
 
     Args:

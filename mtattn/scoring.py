@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from mtattn.checkpoint import model_folder, read_config
+from mtattn.checkpoint import read_config
 from mtattn.errors import ConfigError, CorpusError
 from mtattn.evaluate import score
+from mtattn.loading import model_folder
 from mtattn.prepare import load_split
 from mtattn.progress import Reporter
 from mtattn.sources import CorpusSource

@@ -390,6 +390,8 @@ class Trainer:
         card = model_card(self.config, scores, *pairs)
         if not self.run.release(self.config, self.data.tokenizer, scores, card):
             self.report.note(f"{self.run.model / 'README.md'} was edited, so it stays as it is; scores.json is new")
+        if state.skipped:
+            self.report.note(f"{state.skipped} steps were skipped, since their gradients were not finite")
         self.report.note(
             f"done: {reason} at step {state.step} after {state.elapsed_s / 60:.1f} minutes of training; best greedy "
             f"BLEU on dev {state.best_bleu:.1f} at step {state.best_step}; released to {self.run.model}"

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from mtattn.batching import pad
-from mtattn.checkpoint import load_model
 from mtattn.config import with_overrides
 from mtattn.decode import DecodeConfig, Step, search
 from mtattn.errors import ConfigError
 from mtattn.flags import flags
 from mtattn.graph_search import can_record, graph_search, num_sentences
 from mtattn.history import Hypothesis
-from mtattn.inference import Prepared
+from mtattn.inference import PreparedModel
+from mtattn.loading import load_model
 from mtattn.model import Transformer, evaluating
 from mtattn.prefix import paired
 from mtattn.processors import ForcedPrefix, Processor
@@ -173,7 +173,7 @@ class Translator:
     ) -> None:
         self.model, self.tokenizer, self.config, self.max_len = model, tokenizer, config, max_len
         self.device = next(model.parameters()).device
-        self.prepared = Prepared(model, config.quantization)
+        self.prepared = PreparedModel(model, config.quantization)
         self.start: Callable[[Tensor], Step] | None = None
         self.on_graphs = self.device.type == "cuda"
         self.refine: list[Refine] = []

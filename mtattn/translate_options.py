@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtattn.checkpoint import load_model
 from mtattn.ensemble import Ensemble
 from mtattn.errors import ConfigError, ModelError
 from mtattn.glossary import load_glossary
-from mtattn.inference import Prepared
+from mtattn.inference import PreparedModel
+from mtattn.loading import load_model
 from mtattn.translate import Translator, load_translator, placed
 
 
@@ -58,7 +58,7 @@ def add_members(translator: Translator, run: Path, others: Sequence[Path], devic
         translator.max_len = min(translator.max_len, config.filter.max_len)
         try:
             quantization = translator.config.quantization
-            members.append(Prepared(placed(model, device, quantization), quantization))
+            members.append(PreparedModel(placed(model, device, quantization), quantization))
             replace(config, filter=replace(config.filter, max_len=translator.max_len), decode=translator.config)
         except ValueError as error:
             raise ConfigError(f"{other}: {error}") from None

@@ -73,10 +73,11 @@ MAY_IMPORT = {
     # 3: runs, and what is made from them
     "budget": "batching checkpoint config gradient objective precision prepare splitting subwords",
     "card": "config",
-    "checkpoint": "config metrics model storage tokenizer unfilled",
+    "checkpoint": "config metrics model storage tokenizer",
+    "loading": "checkpoint config model storage tokenizer unfilled",
     "prepare": "batching config corpus examples mixing progress storage tokenizer",
-    "translate": "batching checkpoint config corpus decode flags graph_search history inference model prefix "
-    "processors scripts segments tokenizer",
+    "translate": "batching config corpus decode flags graph_search history inference loading model "
+    "prefix processors scripts segments tokenizer",
 }
 HEAVY = {"torch", "datasets", "matplotlib", "sentencepiece", "numpy", "pyarrow", "sacrebleu"}
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtattn.checkpoint import Checkpoint, RunDirectory, load_model, make_model, read_config, weights_of
+from mtattn.checkpoint import Checkpoint, RunDirectory, make_model, read_config, weights_of
 from mtattn.config import Config, load_config
 from mtattn.errors import ModelError, RunInUseError
+from mtattn.loading import load_model
 from mtattn.model import Transformer
 from mtattn.storage import read_tensors
 from mtattn.tokenizer import Tokenizer

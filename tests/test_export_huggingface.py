@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from mtattn.checkpoint import load_model
 from mtattn.config import Config
 from mtattn.corpus import DataConfig
 from mtattn.errors import FileError
 from mtattn.export.exporter import Trained
 from mtattn.export.huggingface import card, push, write
+from mtattn.loading import load_model
 from mtattn.mixing import FinetuneConfig
 from mtattn.sources import CorpusSource
 

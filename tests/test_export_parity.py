@@ -86,7 +86,7 @@ def test_a_copy_that_differs_is_not_kept(released, tmp_path, monkeypatch):
     lines.write_text("a dog\nthe cat sleeps\n")
 
     def engine(folder, tokenizer):
-        from mtattn.checkpoint import load_model
+        from mtattn.loading import load_model
 
         model, own, _ = load_model(folder)
         model.tgt_embed.weight.data[7] += 1.0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtattn.checkpoint import load_model, model_folder, read_config
+from mtattn.checkpoint import read_config
 from mtattn.config import Config, load_config
 from mtattn.corpus import DataConfig
 from mtattn.decode import DecodeConfig
@@ -16,6 +16,7 @@ from mtattn.export.huggingface import write
 from mtattn.export.parity import Native, compare
 from mtattn.export.stock import CLASSES, LAYER, StockEngine, obstacles, stock_weights
 from mtattn.filtering import FilterConfig
+from mtattn.loading import load_model, model_folder
 from mtattn.model import ModelConfig, PositionConfig
 from mtattn.progress import Reporter
 from mtattn.tokenizer import TokenizerConfig

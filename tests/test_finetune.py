@@ -13,11 +13,12 @@ import pytest
 import torch
 from tiny_run import Notes, outcome, signal_at, tensors, tiny_config, train_tiny, write_corpus
 
-from mtattn.checkpoint import RunDirectory, load_model
+from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config
 from mtattn.errors import ConfigError, CorpusError, ModelError, MtattnError
 from mtattn.finetune import lowered, weights_hash
 from mtattn.interrupts import Interrupted
+from mtattn.loading import load_model
 from mtattn.mixing import FinetuneConfig, Mixture
 from mtattn.prepare import Pairs
 from mtattn.resolve import resolve

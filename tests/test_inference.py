@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtattn.decode import DecodeConfig, search
-from mtattn.inference import Prepared, unsupported
+from mtattn.inference import PreparedModel, unsupported
 from mtattn.model import DecoderState, PositionConfig
 
 V, PAD = 31, 0
@@ -57,7 +57,7 @@ def logits_of(state, num_beams: int, seed: int = 0) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_equals_the_model(make_model, kind, num_beams):
     model = make_model(V, **SUPPORTED[kind])
-    prepared = Prepared(model)
+    prepared = PreparedModel(model)
     assert prepared.reason == ""
     with torch.inference_mode():
         for found, expected in zip(
@@ -69,21 +69,21 @@ def test_equals_the_model(make_model, kind, num_beams):
 @pytest.mark.parametrize("reason", FALLS_BACK)
 def test_says_why_the_model_itself_does_the_work(make_model, reason):
     model = make_model(V, **FALLS_BACK[reason])
-    prepared = Prepared(model)
+    prepared = PreparedModel(model)
     assert isinstance(prepared.start(SRC), DecoderState)
     with pytest.raises(ValueError, match=f"quantization = 'int8' is not possible.*{reason}"):
-        Prepared(model, "int8")
+        PreparedModel(model, "int8")
     assert "not float32" in unsupported(make_model(V).double())
 
 
 @pytest.mark.parametrize("quantization", ["bfloat16", "int8"])
 def test_quantized_is_near_and_no_sentence_feels_another(make_model, quantization):
     model = make_model(V, d_model=64, d_ff=128)
-    expected, found = logits_of(model.start(SRC), 3), logits_of(Prepared(model, quantization).start(SRC), 3)
+    expected, found = logits_of(model.start(SRC), 3), logits_of(PreparedModel(model, quantization).start(SRC), 3)
     for a, b in zip(expected, found, strict=True):
         assert 0 < (a - b).abs().mean() < 0.05 * a.std()
-    alone = Prepared(model, quantization).start(SRC[:1])(torch.tensor([[7, 8, 9]]), None)
-    together = Prepared(model, quantization).start(SRC)(torch.tensor([[7, 8, 9]]).expand(4, -1), None)
+    alone = PreparedModel(model, quantization).start(SRC[:1])(torch.tensor([[7, 8, 9]]), None)
+    together = PreparedModel(model, quantization).start(SRC)(torch.tensor([[7, 8, 9]]).expand(4, -1), None)
     torch.testing.assert_close(alone[0], together[0], rtol=1e-5, atol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_a_search_finds_what_it_finds_with_the_model(make_model, beam_size):
     config, lens = DecodeConfig(beam_size=beam_size, nbest=beam_size), (SRC != PAD).sum(1)
     ours, theirs = (
         search(start(SRC), lens, config, bos_id=1, eos_id=2, pad_id=PAD)
-        for start in (Prepared(model).start, model.start)
+        for start in (PreparedModel(model).start, model.start)
     )
     assert [[h.ids for h in hyps] for hyps in ours] == [[h.ids for h in hyps] for hyps in theirs]
     for a, b in zip((h for hyps in ours for h in hyps), (h for hyps in theirs for h in hyps), strict=True):
@@ -102,7 +102,7 @@ def test_a_search_finds_what_it_finds_with_the_model(make_model, beam_size):
 
 def test_new_weights_are_noticed(make_model):
     model = make_model(V)
-    prepared, tokens = Prepared(model), torch.tensor([[5]] * 4)
+    prepared, tokens = PreparedModel(model), torch.tensor([[5]] * 4)
     before = prepared.start(SRC)(tokens, None).clone()
     with torch.no_grad():
         model.out_embed.weight.mul_(2)

@@ -327,6 +327,7 @@ def test_a_run_with_some_bad_steps_goes_on(corpus: Path, tmp_path: Path, monkeyp
     assert said == [f"step {n}: the gradient is not finite; the step is skipped" for n in (3, 4)]
     state = json.loads((tmp_path / "run" / "checkpoints" / "step-10" / "state.json").read_bytes())
     assert (state["loop"]["skipped"], state["loop"]["skipped_in_a_row"], state["loop"]["rollbacks"]) == (2, 0, 0)
+    assert "2 steps were skipped, since their gradients were not finite" in report.said
 
 
 @pytest.mark.parametrize(("first", "back_to"), [(1, 0), (8, 5)])

@@ -9,7 +9,7 @@ from joeynmt.model import Model, build_model
 from joeynmt.search import search
 from joeynmt.transformer_layers import MultiHeadedAttention, PositionwiseFeedForward
 from joeynmt.vocabulary import Vocabulary
-from protocol import Batch, Contender, Job, cut_at_eos, serve, set_lr
+from protocol import Batch, Job, Peer, cut_at_eos, serve, set_lr
 from torch import Tensor
 
 SPECIALS = ("<unk>", "<pad>", "<s>", "</s>")  # JoeyNMT's order: their ids are 0 to 3
@@ -77,7 +77,7 @@ class Joey:
         self.from_joey = self.to_joey.argsort()
 
     def step(self, group: list[Batch], lr_multiplier: float) -> float:
-        """See Contender."""
+        """See Peer."""
         set_lr(self.optimizer, self.job.lr * lr_multiplier)
         self.model.train()
         nats = 0.0
@@ -100,7 +100,7 @@ class Joey:
         return JoeyBatch(src, lens, None, tgt, None, torch.arange(len(src)), self.device, 1, 3)
 
     def translate(self, src: Tensor, max_len: int, min_len: int = 1, beam: int = 1) -> list[list[int]]:
-        """See Contender; EOS is forbidden before min_len, and a beam of 1 is greedy search."""
+        """See Peer; EOS is forbidden before min_len, and a beam of 1 is greedy search."""
         src = self.to_joey[src.cpu()].to(self.device)
         lens = (src != 1).sum(1)
         batch = JoeyBatch(src, lens, None, None, None, torch.arange(len(src)), self.device, 1, 3, is_train=False)
@@ -108,7 +108,7 @@ class Joey:
         return [cut_at_eos(ids, self.job.eos_id) for ids in self.from_joey[found].tolist()]
 
 
-def build(job: Job) -> Contender:
+def build(job: Job) -> Peer:
     """The contender of this file."""
     return Joey(job)
 

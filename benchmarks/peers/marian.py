@@ -1,6 +1,6 @@
 """Hugging Face's MarianMT from scratch, trained as its Trainer trains: LabelSmoother, fused AdamW, SDPA attention."""
 
-from protocol import AdamWTraining, Batch, Contender, Job, cut_at_eos, serve
+from protocol import AdamWTraining, Batch, Job, Peer, cut_at_eos, serve
 from torch import Tensor
 from transformers import MarianConfig, MarianMTModel
 from transformers.trainer_pt_utils import LabelSmoother
@@ -48,7 +48,7 @@ class Marian(AdamWTraining):
         return self.smoother(outputs, labels) * batch.num_tokens
 
     def translate(self, src: Tensor, max_len: int) -> list[list[int]]:
-        """See Contender."""
+        """See Peer."""
         mask = (src != self.job.pad_id).long()
         found = self.model.generate(
             input_ids=src, attention_mask=mask, num_beams=1, do_sample=False, max_new_tokens=max_len
@@ -56,7 +56,7 @@ class Marian(AdamWTraining):
         return [cut_at_eos(ids, self.job.eos_id) for ids in found[:, 1:].tolist()]
 
 
-def build(job: Job) -> Contender:
+def build(job: Job) -> Peer:
     """The contender of this file."""
     return Marian(job)
 

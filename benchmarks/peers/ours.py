@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from protocol import Batch, Contender, Job, serve
+from protocol import Batch, Job, Peer, serve
 from torch import Tensor
 
 import mtattn.batching
@@ -49,7 +49,7 @@ class Ours:
         return self.learner.released
 
     def step(self, group: list[Batch], lr_multiplier: float) -> float:
-        """See Contender."""
+        """See Peer."""
         nats = self.learner.step([self._own(batch) for batch in group], self.steps, lr_multiplier)
         assert nats is not None, "a gradient was not finite"
         self.steps += 1
@@ -72,14 +72,14 @@ class Ours:
         return mtattn.batching.pack(src, tgt, order, rows[order], shape=self.shape, **special)
 
     def translate(self, src: Tensor, max_len: int) -> list[list[int]]:
-        """See Contender."""
+        """See Peer."""
         greedy = DecodeConfig(beam_size=1, max_len_ratio=0.0, max_len_extra=max_len)
         lens = (src != self.job.pad_id).sum(1)
         ids = {"bos_id": self.job.bos_id, "eos_id": self.job.eos_id, "pad_id": self.job.pad_id}
         return [hypotheses[0].ids for hypotheses in search(self.model.start(src), lens, greedy, **ids)]
 
 
-def build(job: Job) -> Contender:
+def build(job: Job) -> Peer:
     """The contender of this file."""
     return Ours(job)
 

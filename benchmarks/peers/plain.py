@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from protocol import AdamWTraining, Batch, Contender, Job, cut_at_eos, serve
+from protocol import AdamWTraining, Batch, Job, Peer, cut_at_eos, serve
 from torch import Tensor, nn
 
 
@@ -73,7 +73,7 @@ class Plain(AdamWTraining):
             )
 
     def translate(self, src: Tensor, max_len: int) -> list[list[int]]:
-        """See Contender."""
+        """See Peer."""
         tgt = torch.full((len(src), 1), self.job.bos_id, device=src.device)
         for _ in range(max_len):
             best = self.model(src, tgt)[:, -1].argmax(-1)  # [B]
@@ -83,7 +83,7 @@ class Plain(AdamWTraining):
         return [cut_at_eos(ids, self.job.eos_id) for ids in tgt[:, 1:].tolist()]
 
 
-def build(job: Job) -> Contender:
+def build(job: Job) -> Peer:
     """The contender of this file."""
     return Plain(job)
 

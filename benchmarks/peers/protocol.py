@@ -74,7 +74,7 @@ class Batch:
         return Batch(self.src.to(device), self.tgt_in.to(device), self.tgt_out.to(device), self.num_tokens)
 
 
-class Contender(Protocol):
+class Peer(Protocol):
     """A model, its optimiser, and how it takes a step."""
 
     model: torch.nn.Module
@@ -112,7 +112,7 @@ def _batch(src: Any, tgt: Any, pad_id: int, bos_id: int) -> Batch:
     return Batch(torch.from_numpy(src.astype(np.int64)), tgt_in, tgt_out, int((tgt_out != pad_id).sum()))
 
 
-def serve(build: Callable[[Job], Contender]) -> None:
+def serve(build: Callable[[Job], Peer]) -> None:
     """Build the contender that the job in argv[1] describes, then answer until stdin ends.
 
     {"steps": n} trains on the next n groups (round and round): {"seconds", "tokens", "loss"}.
@@ -141,7 +141,7 @@ def serve(build: Callable[[Job], Contender]) -> None:
             answer({"translations": _translate(contender, job, request.pop("translate"), request)})
 
 
-def _train(contender: Contender, job: Job, groups: list[list[Batch]], done: int, steps: int) -> dict[str, Any]:
+def _train(contender: Peer, job: Job, groups: list[list[Batch]], done: int, steps: int) -> dict[str, Any]:
     chosen = [groups[step % len(groups)] for step in range(done, done + steps)]
     nats = 0.0
     _synchronise(job)
@@ -162,7 +162,7 @@ def _synchronise(job: Job) -> None:
         torch.cuda.synchronize()
 
 
-def _translate(contender: Contender, job: Job, sources: list[list[int]], options: dict[str, Any]) -> list[list[int]]:
+def _translate(contender: Peer, job: Job, sources: list[list[int]], options: dict[str, Any]) -> list[list[int]]:
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     found: list[list[int]] = [[]] * len(sources)
     contender.model.eval()
@@ -206,7 +206,7 @@ class AdamWTraining:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.variant == "bfloat16")
 
     def step(self, group: list[Batch], lr_multiplier: float) -> float:
-        """See Contender."""
+        """See Peer."""
         set_lr(self.optimizer, self.job.lr * lr_multiplier)
         self.model.train()
         nats, num_tokens = 0.0, sum(batch.num_tokens for batch in group)

@@ -11,13 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 import mtattn
-from mtattn.checkpoint import load_model
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
 from mtattn.errors import ConfigError, CorpusError, FileError
 from mtattn.export import ctranslate2, huggingface, onnx
 from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import Ids, Native, Parity, compare, require_parity
+from mtattn.loading import load_model
 from mtattn.prepare import held_out, load_split, open_corpus
 from mtattn.progress import Reporter
 from mtattn.storage import recover_folder

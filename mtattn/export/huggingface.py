@@ -12,13 +12,14 @@ from typing import Any
 
 import mtattn
 from mtattn.card import UNLICENSED, licence
-from mtattn.checkpoint import load_model, weights_of
+from mtattn.checkpoint import weights_of
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
 from mtattn.errors import FileError
 from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import EXACT, Engine, Native
 from mtattn.export.stock import CLASSES, StockEngine, obstacles, special_ids, stock_files
+from mtattn.loading import load_model
 from mtattn.mixing import FinetuneConfig
 from mtattn.sources import Corpus, as_sources
 from mtattn.storage import tensors_to_bytes, write_folder
