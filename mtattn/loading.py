@@ -60,6 +60,14 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
     return model.eval(), tokenizer, config
 
 
+def weights_sha256(folder: Path) -> str:
+    """What tells the weights of a folder that `load_model` reads from all others."""
+    folder = model_folder(folder)
+    if not (folder / MANIFEST).is_file():
+        folder = RunDirectory(folder).best_checkpoint()
+    return str(read_json(folder / MANIFEST).get("model.safetensors", {}).get("sha256"))
+
+
 def _require_size(config: Config, tokenizer: Tokenizer, weights_file: Path) -> None:
     """Refuse a config that asks for more weights than its file can hold, before even an empty model is built of it."""
     model = config.model

@@ -11,7 +11,7 @@ import torch
 from mtattn.checkpoint import read_config
 from mtattn.errors import ConfigError, CorpusError
 from mtattn.evaluate import score
-from mtattn.loading import model_folder
+from mtattn.loading import model_folder, weights_sha256
 from mtattn.prepare import load_split
 from mtattn.progress import Reporter
 from mtattn.sources import CorpusSource
@@ -34,8 +34,8 @@ def evaluate_run(
         beam, overrides: see `load_translator`.
 
     Returns:
-        bleu, chrf, ter, signature (of each), num_sentences, scored (the split, or the source file's name), seconds (of
-        translating).
+        bleu, chrf, ter, signature (of each), num_sentences, scored (the split, or the source file's name), weights
+        (their sha256), seconds (of translating).
 
     Raises:
         ConfigError: the config names no such split. CorpusError: the text cannot be read.
@@ -59,4 +59,5 @@ def evaluate_run(
     for note in translator.notes():
         report.note(note)
     scored = split if files is None else files[0].name
-    return {**asdict(score(outputs, pairs.tgt)), "scored": scored, "seconds": round(seconds, 2)}
+    found = asdict(score(outputs, pairs.tgt))
+    return {**found, "scored": scored, "weights": weights_sha256(run), "seconds": round(seconds, 2)}

@@ -19,7 +19,9 @@ from mtattn.errors import (
     MtattnError,
     RunInUseError,
 )
+from mtattn.finetune import weights_hash
 from mtattn.interrupts import Interrupted
+from mtattn.loading import load_model
 from mtattn.sources import CorpusSource
 from mtattn.storage import MANIFEST, write_folder
 
@@ -325,7 +327,8 @@ def test_eval_prints_one_json_object(mtattn_: Run, trained: Path) -> None:
     code, out, _ = mtattn_("eval", trained, "--split", "dev", "--json")
     scores = json.loads(out)
     assert code == 0
-    assert set(scores) == {"bleu", "chrf", "ter", "signature", "num_sentences", "scored", "seconds"}
+    assert set(scores) == {"bleu", "chrf", "ter", "signature", "num_sentences", "scored", "weights", "seconds"}
+    assert scores["weights"] == weights_hash(load_model(trained)[0])
     assert scores["scored"] == "dev"
     assert set(scores["signature"]) == {"bleu", "chrf", "ter"}
     assert scores["num_sentences"] == 4 and scores["seconds"] >= 0

@@ -9,9 +9,10 @@ import pytest
 
 from mtattn.config import Config
 from mtattn.corpus import DataConfig
-from mtattn.errors import FileError
+from mtattn.errors import ConfigError, FileError
 from mtattn.export.exporter import Trained
 from mtattn.export.huggingface import card, push, write
+from mtattn.finetune import weights_hash
 from mtattn.loading import load_model
 from mtattn.mixing import FinetuneConfig
 from mtattn.sources import CorpusSource
@@ -103,6 +104,19 @@ def test_a_licence_that_was_filled_in_goes_along(trained, tmp_path):
     before, after = ((tmp_path / name / "README.md").read_text() for name in ("before", "after"))
     assert "\nlicense: unknown\n" in before and "fill in `license` above" in before
     assert "\nlicense: other\nlicense_name: mine\nlibrary_name: " in after and "fill in" not in after
+
+
+def test_scores_of_other_weights_are_refused(trained, tmp_path):
+    trained = replace(trained, folder=tmp_path / "run")
+    trained.folder.mkdir()
+    for weights, name in ((weights_hash(trained.model), "a"), ("0" * 64, "b")):
+        (trained.folder / "scores.json").write_text(json.dumps({**SCORES, "weights": weights}))
+        if name == "a":
+            write(trained, tmp_path / name, "float32")
+            continue
+        with pytest.raises(ConfigError, match=r"scores.json: scores of other weights.*mtattn eval .* --json > "):
+            write(trained, tmp_path / name, "float32")
+    assert "model-index" in (tmp_path / "a" / "README.md").read_text()
 
 
 def test_a_card_without_scores_claims_none(trained):

@@ -5,6 +5,7 @@ model as ours in `model/`. Otherwise the folder is a released model of ours alon
 no code travels with either.
 """
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from mtattn.card import UNLICENSED, licence
 from mtattn.checkpoint import weights_of
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
-from mtattn.errors import FileError
+from mtattn.errors import ConfigError, FileError
 from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import EXACT, Engine, Native
 from mtattn.export.stock import CLASSES, StockEngine, obstacles, special_ids, stock_files
@@ -75,7 +76,8 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
         **trained.tokenizer.to_files(),
         "model.safetensors": tensors_to_bytes(weights_of(trained.model)),
     }
-    scores, terms = _scores(trained.folder), _licence(trained.folder)
+    weights = hashlib.sha256(ours["model.safetensors"]).hexdigest()
+    scores, terms = _scores(trained.folder, weights), _licence(trained.folder)
     readme = {"README.md": card(trained, scores, terms).encode()}
     if obstacles(trained.config):
         write_folder(folder, {**ours, "config.json": _config_json(trained).encode()}, notes=readme)
@@ -174,15 +176,26 @@ def _model_index(trained: Trained, scores: dict[str, Any]) -> str:
     return f"model-index: {json.dumps([entry], ensure_ascii=False)}\n"
 
 
-def _scores(run: Path) -> dict[str, Any]:
-    """What is known of the model: scores.json, of a run directory or released model; nothing when there is none."""
+def _scores(run: Path, weights: str) -> dict[str, Any]:
+    """What is known of the model: scores.json, of a run directory or released model; nothing when there is none.
+
+    Raises:
+        ConfigError: they were measured with other weights than these (sha256).
+    """
     for path in (run / "scores.json", run / "model" / "scores.json"):
         if path.is_file():
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 continue
-            return found if isinstance(found, dict) else {}
+            if not isinstance(found, dict):
+                return {}
+            if found.get("weights", weights) != weights:
+                raise ConfigError(
+                    f"{path}: scores of other weights, such as before more training; delete it, or score these: "
+                    f"mtattn eval {run} --json > {path}"
+                )
+            return found
     return {}
 
 
