@@ -18,7 +18,7 @@ PEERS = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Peer:
+class Entry:
     """A row of the table. script: its file here. environment: a key of ENVIRONMENTS; "": the running one."""
 
     script: str
@@ -28,13 +28,13 @@ class Peer:
 
 OURS = "mtattn"
 CONTENDERS = {
-    OURS: Peer("ours.py", ""),
-    "mtattn, AdamW alone": Peer("ours.py", "adamw"),
-    "torch.nn.Transformer": Peer("plain.py", "float32"),
-    "torch.nn.Transformer bf16": Peer("plain.py", "bfloat16"),
-    "MarianMT": Peer("marian.py", "float32", TRANSFORMERS),
-    "MarianMT bf16": Peer("marian.py", "bfloat16", TRANSFORMERS),
-    "JoeyNMT": Peer("joey.py", "float32", JOEYNMT),
+    OURS: Entry("ours.py", ""),
+    "mtattn, AdamW alone": Entry("ours.py", "adamw"),
+    "torch.nn.Transformer": Entry("plain.py", "float32"),
+    "torch.nn.Transformer bf16": Entry("plain.py", "bfloat16"),
+    "MarianMT": Entry("marian.py", "float32", TRANSFORMERS),
+    "MarianMT bf16": Entry("marian.py", "bfloat16", TRANSFORMERS),
+    "JoeyNMT": Entry("joey.py", "float32", JOEYNMT),
 }
 ON_CPU = [name for name in CONTENDERS if name != "torch.nn.Transformer bf16"]
 DEFAULT_TO_BLEU = [OURS, "MarianMT"]  # the others only cost more of the reader's time
