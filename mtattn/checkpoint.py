@@ -13,7 +13,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ class RunDirectory:
         Raises:
             RunInUseError, FileError
         """
+        is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
@@ -106,6 +107,9 @@ class RunDirectory:
         try:
             yield
         finally:
+            with suppress(OSError):
+                if is_new and os.listdir(self.path) == [".lock"]:  # nothing was begun, so nothing is left behind
+                    shutil.rmtree(self.path)
             os.close(descriptor)
 
     def clear(self) -> None:

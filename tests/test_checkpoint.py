@@ -225,6 +225,16 @@ def test_a_stored_config_that_is_wrong_is_a_model_error(tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
+def test_a_run_that_never_began_leaves_no_folder(run: RunDirectory) -> None:
+    with run.lock():
+        pass
+    assert not run.path.exists()
+    run.path.mkdir()
+    with run.lock():
+        pass
+    assert run.path.is_dir()
+
+
 def test_clear_removes_a_link_to_another_disk(run: RunDirectory, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "step-3").mkdir(parents=True)

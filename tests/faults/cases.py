@@ -639,13 +639,13 @@ CONFIG = [
         "a value of another type",
         f"{ANEW} --set train.max_epochs=few",
         USAGE,
-        r"error: tiny.toml: train.max_epochs = 'few': it should be a valid integer",
+        r"error: tiny.toml, with overrides: train.max_epochs = 'few': it should be a valid integer",
     ),
     Case(
         "an impossible combination",
         f"{ANEW} --set model.num_heads=3",
         USAGE,
-        r"error: tiny.toml: model: d_model 16 is not a multiple of num_heads 3",
+        r"error: tiny.toml, with overrides: model: d_model 16 is not a multiple of num_heads 3",
     ),
     Case(
         "an override without a value",
