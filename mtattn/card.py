@@ -47,7 +47,7 @@ Translate with `mtattn translate THIS_FOLDER < text.{data.src}`.
 def licence(card: str) -> str:
     """The lines of a card's metadata block that say under what licence its model stands, as people filled them in."""
     block = re.match(r"---\n(.*?\n)---\n", card, re.DOTALL)
-    return "\n".join(re.findall(r"^license.*$", block[1], re.MULTILINE)) if block else ""
+    return "\n".join(re.findall(r"^license.*(?:\n[ \t-].*)*", block[1], re.MULTILINE)) if block else ""
 
 
 def before_and_after(finetune: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from mtattn.errors import ConfigError, FileError, ModelError, RunInUseError
 from mtattn.metrics import MetricsFile
 from mtattn.model import Transformer
 from mtattn.storage import (
+    MANIFEST,
     holds,
     read_json,
     read_small,
@@ -33,6 +34,7 @@ from mtattn.storage import (
     recover_folder,
     tensors_to_bytes,
     verify_folder,
+    vouched_for,
     write_file,
     write_folder,
 )
@@ -40,7 +42,6 @@ from mtattn.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILES = ("model.safetensors", "optim.safetensors", "state.json")
-CARD_HASH = "card_sha256"  # in scores.json: of README.md as it was written
 
 
 @dataclass
@@ -115,18 +116,28 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove what earlier training left here (and nothing else that lies in the folder)."""
         self.config_file.unlink(missing_ok=True)  # first: without it, nothing here counts as a run
-        for folder in (self.checkpoints, self.model):
+        for folder, remove in ((self.checkpoints, shutil.rmtree), (self.model, self._remove_release)):
             try:
                 if folder.is_symlink():  # to another disk, where others may want what it names
                     folder.unlink()
                 else:
-                    shutil.rmtree(folder)
+                    remove(folder)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise FileError(f"{folder}: cannot be removed: {error.strerror}; delete it by hand") from None
         for name in ("best", "last", "metrics.jsonl", "train.log", "scores.json", *tokenizer_names(self.path)):
             (self.path / name).unlink(missing_ok=True)
+
+    def _remove_release(self, folder: Path) -> None:
+        """Remove what was released, but neither a card that was edited nor what else people put there."""
+        ours = {*vouched_for(folder), MANIFEST, "scores.json"}
+        if not self._card_is_edited():
+            ours.add("README.md")
+        for path in [path for path in folder.iterdir() if path.name in ours]:
+            path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
     def begin(self, config: Config, tokenizer: Tokenizer) -> None:
         """Write what a whole run shares, where it is not there yet; config.toml last, since it marks a run as begun."""
@@ -250,8 +261,7 @@ class RunDirectory:
         }
         if holds(self.model, files):
             return True
-        known = {**scores, CARD_HASH: hashlib.sha256(card.encode()).hexdigest()}
-        notes = {"scores.json": json.dumps(known, indent=1).encode()}
+        notes = {"scores.json": json.dumps(scores, indent=1).encode()}
         if replaced := not self._card_is_edited():
             notes["README.md"] = card.encode()
         write_folder(self.model, files, notes, keep_others=True)
@@ -263,7 +273,7 @@ class RunDirectory:
         if not card.is_file():
             return False
         try:
-            written = read_json(self.model / "scores.json").get(CARD_HASH)
+            written = read_json(self.model / MANIFEST).get("README.md", {}).get("sha256")
         except ModelError:
             return True
         return bool(written != hashlib.sha256(read_small(card)).hexdigest())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtattn.errors import ConfigError, FileError, MtattnError
-from mtattn.interrupts import Interrupted, leave
+from mtattn.interrupts import Interrupted, Interrupts, leave
 from mtattn.streams import discard
 
 if TYPE_CHECKING:
@@ -87,35 +87,28 @@ def train(
 ) -> None:
     """Train a translator, or go on with a run that was stopped."""
     from mtattn.checkpoint import RunDirectory
-    from mtattn.file_flags import file_overrides, languages, require_direction
+    from mtattn.file_flags import file_overrides, language_overrides, require_direction
     from mtattn.progress import Reporter
     from mtattn.resolve import resolve
 
-    overrides = file_overrides(config, src_file, tgt_file, dev_src, dev_tgt)
-    own_data = overrides or any(override.strip().startswith("data.train") for override in set_)
+    own_data = src_file is not None or any(override.strip().startswith("data.train") for override in set_)
     goes_on = run is not None and RunDirectory(run).started
     named = config or (None if own_data or from_ or goes_on else "toy")
     if fresh and goes_on and named is None and not own_data and not from_:
         raise ConfigError(f"--fresh would replace {run}: name the config or the files to start over with")
-    flags = {"finetune.mix": mix, "train.max_minutes": max_minutes}
-    overrides += [*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_]
     report, chosen = Reporter(), _device(device)
     directory = RunDirectory(run or Path("runs") / _run_name(named, src_file))
-    begins = fresh or not directory.started  # a run that goes on has its languages
-    if (
-        begins
-        and config is None
-        and from_ is None
-        and src_file
-        and tgt_file
-        and (found := languages(src_file, tgt_file))
-    ):
-        overrides = [f'data.src="{found[0]}"', f'data.tgt="{found[1]}"', *overrides]
+    begins = fresh or not directory.started  # a run that goes on has its folder and its languages
+    overrides = file_overrides(config, src_file, tgt_file, dev_src, dev_tgt, run=None if begins else directory)
+    if begins and config is None and from_ is None:
+        overrides += language_overrides(src_file, tgt_file)
+    flags = {"finetune.mix": mix, "train.max_minutes": max_minutes}
+    overrides += [*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_]
     resolved = resolve(named, overrides, directory, report, device=chosen, origin=from_, fresh=fresh)
-    if src_file and tgt_file:
-        require_direction(src_file, tgt_file, resolved.config.data)
+    require_direction(src_file, tgt_file, resolved.config.data)
     if not dry_run:
-        report.note(f"config: {named or 'chosen for your files'}; run directory: {directory.path}")
+        says = named or ("chosen for your files" if begins else "the run's own")
+        report.note(f"config: {says}; run directory: {directory.path}")
     for note in resolved.notes:
         report.note(note)
     if named and src_file and not dev_src and resolved.config.data.dev:
@@ -299,7 +292,8 @@ def export(
     if push is not None and to != ExportTarget.huggingface:
         raise ConfigError("--push goes with --to huggingface")
     report = Reporter()
-    parity = export_model(Path(run), to.value, out, report, quantization=quantization, lines=lines, force=force)
+    with Interrupts():  # SIGTERM too removes what was begun
+        parity = export_model(Path(run), to.value, out, report, quantization=quantization, lines=lines, force=force)
     report.note(f"{out}: {parity}")
     if push is not None:
         report.note(f"pushed to {push_folder(out, push)}")

@@ -23,6 +23,7 @@ from mtattn.sampling import draw, uniform
 
 # A CPU knows at once what is done and which places are empty. A GPU would have to wait for that, and computes all.
 KNOWN_AT_ONCE = ("cpu",)
+MAX_WIDTH = 1000  # hypotheses a sentence: memory holds their logits
 SYNC_EVERY = 8  # steps between looks at the result on a GPU, for which the host has to wait each time
 
 
@@ -74,11 +75,11 @@ class DecodeConfig:
     seed: int = 0  # `sample`: the same seed draws the same samples
 
     def __post_init__(self) -> None:
-        most = self.beam_size if self.search == "beam" else math.inf
+        most, up_to = (self.beam_size, "beam_size ({})") if self.search == "beam" else (MAX_WIDTH, "{}")
         for name, allowed, fits in (
             ("search", " or ".join(sorted(SEARCHES)), self.search in SEARCHES),
-            ("beam_size", "1 or more", self.beam_size >= 1),
-            ("nbest", f"from 1 to beam_size ({most})" if most < math.inf else "1 or more", 1 <= self.nbest <= most),
+            ("beam_size", f"from 1 to {MAX_WIDTH}", 1 <= self.beam_size <= MAX_WIDTH),
+            ("nbest", f"from 1 to {up_to.format(most)}", 1 <= self.nbest <= most),
             ("quantization", "none, bfloat16 or int8", self.quantization in ("none", "bfloat16", "int8")),
             ("length_penalty", "from 0 to 5", 0 <= self.length_penalty <= 5),  # lengths to that power fit a float32
             ("max_len_ratio", "from 0 to 100", 0 <= self.max_len_ratio <= 100),  # memory holds what may be written

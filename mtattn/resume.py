@@ -104,7 +104,7 @@ def require_same(run: RunDirectory, saved: Mapping[str, Any], now: Mapping[str, 
     if [*now["files"].values()] != [*saved.get("files", {}).values()]:
         changed = sorted({name for name, _ in {*saved.get("files", {}).items()} ^ {*now["files"].items()}})
         raise CorpusError(
-            f"training files changed since this run began: {', '.join(changed)}; "
+            f"training files changed since this run began: {', '.join(changed) or 'they stand in another order'}; "
             "--allow-changed-data goes on with them, --fresh starts over"
         )
     if saved.get("examples") != now["examples"]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from mtattn.errors import FileError, ModelError
 
 MANIFEST = "MANIFEST.json"
+EDITABLE = "editable"  # what the manifest says of files that are for people to edit
 MAX_SMALL_FILE = 64 * 2**20  # bytes; no config, tokenizer, state or manifest comes near it
 
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # their names in safetensors' header
@@ -37,19 +38,23 @@ def write_folder(
     A folder that stood there steps aside to `folder.old` until the new one stands; see `recover_folder`.
 
     Args:
-        notes: more files, which are for people to read and edit: the manifest does not name them.
-        keep_others: what the manifest of the folder that stood there does not name either is copied, such as a licence.
+        notes: more files, which are for people to read and edit: the manifest says so, and they are not verified.
+        keep_others: what others put into the folder that stood there is copied, such as a licence; and those of its
+            notes that are not among these.
 
     Raises:
         FileError: no space, no permission; what stood at `folder` before is still there.
     """
+    folder = folder.resolve()  # a link to another disk stays
     temporary, aside = _beside(folder, ".tmp"), _beside(folder, ".old")
     try:
         if temporary.exists():
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
-        manifest = json.dumps(make_manifest(files), indent=1).encode()
-        for name, data in {**files, **(notes or {}), MANIFEST: manifest}.items():
+        notes = notes or {}
+        editable = {name: {**entry, EDITABLE: True} for name, entry in make_manifest(notes).items()}
+        manifest = json.dumps({**make_manifest(files), **editable}, indent=1).encode()
+        for name, data in {**files, **notes, MANIFEST: manifest}.items():
             _write_synced(temporary / name, data)
         if keep_others:
             _copy_others(folder, temporary)
@@ -72,13 +77,10 @@ def write_folder(
 
 def _copy_others(before: Path, after: Path) -> None:
     """Copy what is not in `after` yet, and was not vouched for in `before`."""
-    try:
-        named = read_json(before / MANIFEST)
-    except ModelError:  # none there, or damaged
-        named = {}
+    ours = vouched_for(before)
     for path in before.iterdir() if before.is_dir() else ():
         target = after / path.name
-        if path.name in named or target.exists():
+        if path.name in ours or target.exists() or not (path.is_symlink() or path.is_file() or path.is_dir()):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, target, symlinks=True)
@@ -86,8 +88,18 @@ def _copy_others(before: Path, after: Path) -> None:
             shutil.copy2(path, target, follow_symlinks=False)
 
 
+def vouched_for(folder: Path) -> set[str]:
+    """The names that a folder's manifest lists, but for those that are for people to edit; none without a manifest."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except ModelError:  # none there, or damaged
+        return set()
+    return {name for name, entry in manifest.items() if not (isinstance(entry, dict) and entry.get(EDITABLE))}
+
+
 def recover_folder(folder: Path) -> None:
     """Put back what was set aside, as `write_folder` does it, where no new folder came to stand."""
+    folder = folder.resolve()
     aside = _beside(folder, ".old")
     if aside.is_dir() and not folder.exists():
         with suppress(OSError):
@@ -103,7 +115,8 @@ def holds(folder: Path, files: Mapping[str, bytes]) -> bool:
     """Whether a folder that verifies already has exactly these files."""
     try:
         verify_folder(folder)
-        return read_json(folder / MANIFEST) == make_manifest(files)
+        listed = read_json(folder / MANIFEST)
+        return {name: entry for name, entry in listed.items() if EDITABLE not in entry} == make_manifest(files)
     except ModelError:
         return False
 
@@ -128,7 +141,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:
-    return FileError(f"{path}: cannot be written: {error.strerror}; what was saved before is intact")
+    return FileError(f"{path}: cannot be written: {error.strerror or error}; what was saved before is intact")
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -157,13 +170,15 @@ def verify_folder(folder: Path, required: Iterable[str] = ()) -> None:
     Raises:
         ModelError: naming the first file that is missing, of another size or of another sha256.
     """
-    manifest = read_json(folder / MANIFEST)
+    manifest, required = read_json(folder / MANIFEST), [*required]
     for name in required:
         if name not in manifest:
             raise ModelError(f"{folder / MANIFEST}: does not list {name}")
     for name, expected in manifest.items():
         if not isinstance(expected, dict) or Path(name).name != name or "\0" in name:
             raise ModelError(f"{folder / MANIFEST}: names {name!r}, which is not a plain file of this folder")
+        if expected.get(EDITABLE) and name not in required:
+            continue
         try:
             _verify_file(folder / name, expected)
         except OSError as error:

@@ -210,12 +210,21 @@ def test_a_new_release_keeps_what_people_wrote(
         assert run.release(config, tokenizer, {"dev_bleu": 3.0}, "card of step 3")
         assert files["README.md"].read_text() == "card of step 3"
         assert files["LICENSE"].read_text() == (run.model / "docs" / "use.md").read_text() == "CC0"
-        files["README.md"].write_text("my card")
+        files["scores.json"].write_text("{}")  # as `mtattn eval --json` may
         run.save(Checkpoint(weights_of(model), {}, {"step": 4, "best_step": 4}))
+        assert run.release(config, tokenizer, {"dev_bleu": 3.5}, "card of step 4")
+        assert files["README.md"].read_text() == "card of step 4"
+        files["README.md"].write_text("my card")
+        run.save(Checkpoint(better, {}, {"step": 5, "best_step": 5}))
+        run.release(config, tokenizer, {"dev_bleu": 3.9}, "card of step 5")
+        run.save(Checkpoint(weights_of(model), {}, {"step": 6, "best_step": 6}))
         assert not run.release(config, tokenizer, {"dev_bleu": 4.0}, "card of step 4")
-    assert files["README.md"].read_text() == "my card"
-    assert json.loads(files["scores.json"].read_text())["dev_bleu"] == 4.0
-    released = read_tensors(run.model / "model.safetensors")
+        assert json.loads(files["scores.json"].read_text())["dev_bleu"] == 4.0
+        released = read_tensors(run.model / "model.safetensors")
+        (run.path / "scores.json").write_text("{}")
+        run.clear()
+    assert {path.name for path in run.model.iterdir()} == {"README.md", "LICENSE", "docs"}
+    assert not (run.path / "scores.json").exists()
     assert all(torch.equal(released[name], weight) for name, weight in weights_of(model).items())
 
 

@@ -154,6 +154,20 @@ def test_a_run_is_gone_on_with_by_its_name_alone(mtattn_: Run, trained: Path) ->
     assert (trained / "config.toml").is_file()
 
 
+def test_files_named_for_a_run_that_goes_on_are_those_of_here(mtattn_: Run, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    Path("own.toml").write_text('[data]\nfolder = "corpus"\ntrain = "train.{en,de}"\ndev = "dev.{en,de}"\n')
+    small = ["model.preset=tiny", "tokenizer.vocab_size=300", "train.max_steps=2", "train.precision=float32"]
+    flags = [part for setting in small for part in ("--set", setting)]
+    assert mtattn_("train", "own.toml", "--run", "run", *flags)[0] == 0
+    for side in ("en", "de"):
+        Path(f"train.{side}").write_text("another text\n")
+    files = ["--src-file", "train.en", "--tgt-file", "train.de"]
+    code, _, err = mtattn_("train", "--run", "run", *files)
+    assert code == CorpusError.exit_code
+    assert f"training files changed since this run began: {tmp_path}/" in err
+
+
 def test_a_name_that_is_no_text_is_refused(mtattn_: Run) -> None:
     for flag in ("--src-file", "--tgt-file"):
         files = {"--src-file": "a.en", "--tgt-file": "a.de", flag: "a\udcff.en"}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mtattn.card import licence
 from mtattn.config import Config
 from mtattn.corpus import DataConfig
 from mtattn.errors import ConfigError, FileError
@@ -92,6 +93,21 @@ def test_a_fine_tuned_model_names_what_it_came_from(trained):
     text = card(replace(trained, config=replace(trained.config, finetune=tuned)), {})
     assert "Training data: train.{en,de}. Its" in text
     assert "\n- Fine-tuned from `runs/base` (weights 0123456789ab), whose training data was old.{en,de}. Its" in text
+
+
+def test_an_export_of_an_export_has_its_scores(trained, tmp_path):
+    run, once, twice = tmp_path / "run", tmp_path / "once", tmp_path / "twice"
+    run.mkdir()
+    (run / "scores.json").write_text(json.dumps(SCORES))
+    write(replace(trained, folder=run), once, "float32")
+    write(replace(trained, folder=once), twice, "float32")
+    assert (once / "README.md").read_text() == (twice / "README.md").read_text()
+    assert "model-index" in (twice / "README.md").read_text()
+
+
+@pytest.mark.parametrize("lines", ["license: mit", "license:\n- mit\n- cc0-1.0", "license:\n  - mit\nlicense_link: x"])
+def test_a_licence_is_read_however_yaml_writes_it(lines):
+    assert licence(f"---\nlanguage: [en]\n{lines}\nlibrary_name: mtattn\n---\nlicense: of the text\n") == lines
 
 
 def test_a_licence_that_was_filled_in_goes_along(trained, tmp_path):

@@ -58,6 +58,12 @@ def test_it_computes_what_the_model_does(transformers, trained, tokenizer, tmp_p
     assert parity.equal_translations == 1.0
 
 
+def test_nothing_is_missing_there_or_left_over(transformers, trained, tmp_path):
+    write(trained, tmp_path, "float32")
+    _, found = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(found.values()), found
+
+
 def test_its_tokenizer_and_search_give_the_same_text(transformers, trained, tmp_path):
     write(trained, tmp_path, "float32")
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)

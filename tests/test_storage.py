@@ -25,6 +25,7 @@ from mtattn.storage import (
     recover_folder,
     tensors_to_bytes,
     verify_folder,
+    vouched_for,
     write_file,
     write_folder,
 )
@@ -126,6 +127,38 @@ def test_killed_before_any_operation_a_file_is_old_or_new(
     with pytest.raises(Killed):
         write_file(path, b"step-2\n")
     assert path.read_bytes() == (b"step-2\n" if number == 3 else b"step-1\n")
+
+
+def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "f").symlink_to(tmp_path / "disk" / "f")
+    for files in (OLD, NEW, OLD):
+        write_folder(tmp_path / "f", files)
+        assert (tmp_path / "f").is_symlink() and contents(tmp_path / "disk" / "f") == files
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["f"]
+
+
+def test_what_is_for_people_to_edit_is_not_verified_unless_it_is_needed(tmp_path: Path) -> None:
+    write_folder(tmp_path / "f", OLD, notes={"README.md": b"card"})
+    (tmp_path / "f" / "README.md").write_bytes(b"mine")
+    verify_folder(tmp_path / "f", OLD)
+    assert holds(tmp_path / "f", OLD) and vouched_for(tmp_path / "f") == {*OLD}
+    with pytest.raises(ModelError, match=r"README\.md: \d+ bytes where"):
+        verify_folder(tmp_path / "f", ["README.md"])
+
+
+def test_what_others_put_there_is_kept_where_it_can_be(tmp_path: Path) -> None:
+    write_folder(tmp_path / "f", OLD, notes={"README.md": b"card"})
+    (tmp_path / "f" / "sub").mkdir()
+    (tmp_path / "f" / "sub" / "x").write_bytes(b"x")
+    (tmp_path / "f" / "README.md").write_bytes(b"mine")
+    os.mkfifo(tmp_path / "f" / "pipe")
+    write_folder(tmp_path / "f", NEW, keep_others=True)
+    assert (tmp_path / "f" / "sub" / "x").read_bytes() == b"x"
+    assert (tmp_path / "f" / "README.md").read_bytes() == b"mine"
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {*NEW, "sub", "README.md", MANIFEST}
+    write_folder(tmp_path / "f", OLD)
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {*OLD, MANIFEST}
 
 
 def test_a_full_disk_leaves_the_old_folder_and_no_rest(tmp_path: Path) -> None:

@@ -140,6 +140,13 @@ def test_a_run_goes_on_with_files_that_have_moved(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path / "run").read_config() == config(there)
     with pytest.raises(ConfigError, match=r"data.train = .* --fresh"):
         train_tiny(config(there, format="text"), tmp_path / "run")
+    both = replace(config(there), data=replace(config(there).data, train=("a.tsv", "b.tsv"), folder=str(there)))
+    for name in ("a", "b"):
+        (there / f"{name}.tsv").write_text("a b\tA B\n" * 40 + f"{name}\t{name}\n")
+    train_tiny(both, tmp_path / "two")
+    turned = replace(both, data=replace(both.data, train=("b.tsv", "a.tsv")))
+    with pytest.raises(CorpusError, match="changed since this run began: they stand in another order; --allow"):
+        train_tiny(turned, tmp_path / "two")
     for side in ("en", "de"):
         with (there / f"train.{side}").open("a") as file:
             file.write("a b\n")

@@ -79,13 +79,14 @@ def write(trained: Trained, folder: Path, quantization: str) -> None:
     weights = hashlib.sha256(ours["model.safetensors"]).hexdigest()
     scores, terms = _scores(trained.folder, weights), _licence(trained.folder)
     readme = {"README.md": card(trained, scores, terms).encode()}
+    known = {"scores.json": json.dumps(scores, indent=1).encode()} if scores else {}
     if obstacles(trained.config):
-        write_folder(folder, {**ours, "config.json": _config_json(trained).encode()}, notes=readme)
+        write_folder(folder, {**ours, "config.json": _config_json(trained).encode()}, notes={**readme, **known})
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in {**stock_files(trained), **readme}.items():
         (folder / name).write_bytes(data)
-    write_folder(folder / "model", ours)
+    write_folder(folder / "model", ours, notes=known)
 
 
 def card(trained: Trained, scores: dict[str, Any], terms: str = UNLICENSED) -> str:

@@ -22,7 +22,7 @@ from mtattn.export.parity import Ids, score
 from mtattn.model import Transformer
 from mtattn.tokenizer import Tokenizer
 
-MIN_POSITIONS = 1024  # rows of their table of positions, at least; it is computed, not stored
+MIN_POSITIONS = 1024  # rows of their table of positions, at least
 
 
 class StockClass(NamedTuple):
@@ -102,6 +102,9 @@ def stock_files(trained: Trained) -> dict[str, bytes]:
     """File name -> content of all that transformers reads: config, weights, and the tokenizer as Marian's reads it."""
     tokenizer = trained.tokenizer
     weights = {name: weight.float().cpu().contiguous() for name, weight in stock_weights(trained.model).items()}
+    if trained.config.model.norm_position == "pre":  # Pegasus would compute the same, but say that it is missing
+        table = _sinusoids(_positions(trained.config), trained.config.model.d_model)
+        weights |= {f"model.{side}.embed_positions.weight": table.clone() for side in ("encoder", "decoder")}
     (pieces,) = tokenizer.to_files().values()
     vocabulary = {piece: i for i, piece in enumerate(tokenizer.src_pieces(range(tokenizer.src_vocab_size)))}
     return {
@@ -113,6 +116,13 @@ def stock_files(trained: Trained) -> dict[str, bytes]:
         "vocab.json": _json(vocabulary),
         "tokenizer_config.json": _json(_tokenizer(trained)),
     }
+
+
+def _sinusoids(length: int, d_model: int) -> Tensor:
+    """[length, D], first all sines, then all cosines."""
+    frequencies = 10_000.0 ** -(torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)  # [D / 2]
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=1).float()
 
 
 def _json(value: dict[str, Any]) -> bytes:
