@@ -134,8 +134,8 @@ class RunDirectory:
         ours = {*vouched_for(folder), MANIFEST, "scores.json"}
         if not self._card_is_edited():
             ours.add("README.md")
-        for path in [path for path in folder.iterdir() if path.name in ours]:
-            path.unlink()
+        for name in sorted(ours, key=MANIFEST.__eq__):  # the manifest last: it says what is ours
+            (folder / name).unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
 

@@ -94,7 +94,8 @@ def vouched_for(folder: Path) -> set[str]:
         manifest = read_json(folder / MANIFEST)
     except ModelError:  # none there, or damaged
         return set()
-    return {name for name, entry in manifest.items() if not (isinstance(entry, dict) and entry.get(EDITABLE))}
+    plain = {name: entry for name, entry in manifest.items() if Path(name).name == name and isinstance(entry, dict)}
+    return {name for name, entry in plain.items() if not entry.get(EDITABLE)}
 
 
 def recover_folder(folder: Path) -> None:

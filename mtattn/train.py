@@ -389,7 +389,7 @@ class Trainer:
         pairs = (len(self.data.examples.tgt), 0) if mixture is None else (len(mixture.new), mixture.num_old)
         card = model_card(self.config, scores, *pairs)
         if not self.run.release(self.config, self.data.tokenizer, scores, card):
-            self.report.note(f"{self.run.model / 'README.md'} was edited, so it stays as it is; scores.json is new")
+            self.report.note(f"{self.run.model / 'README.md'} may have been edited, so it stays; scores.json is new")
         if state.skipped:
             self.report.note(f"{state.skipped} steps were skipped, since their gradients were not finite")
         self.report.note(
