@@ -45,7 +45,7 @@ def write_folder(
     Raises:
         FileError: no space, no permission; what stood at `folder` before is still there.
     """
-    folder = folder.resolve()  # a link to another disk stays
+    folder = _followed(folder)
     temporary, aside = _beside(folder, ".tmp"), _beside(folder, ".old")
     try:
         if temporary.exists():
@@ -100,7 +100,7 @@ def vouched_for(folder: Path) -> set[str]:
 
 def recover_folder(folder: Path) -> None:
     """Put back what was set aside, as `write_folder` does it, where no new folder came to stand."""
-    folder = folder.resolve()
+    folder = _followed(folder)
     aside = _beside(folder, ".old")
     if aside.is_dir() and not folder.exists():
         with suppress(OSError):
@@ -135,6 +135,11 @@ def write_file(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise _cannot_write(path, error) from None
+
+
+def _followed(folder: Path) -> Path:
+    """A link to a folder on another disk stays, and what it names is replaced."""
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -100,7 +100,7 @@ def test_samples_repeat_with_their_seed(mtattn_, run):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("decode.beam_size=0", r"decode: beam_size = 0: it must be 1 or more"),
+        ("decode.beam_size=0", r"decode: beam_size = 0: it must be from 1 to 1000"),
         ("decode.temperature=0.0", r"temperature = 0.0: it must be from 0.001"),
         ("decode.bam_size=3", r"decode.bam_size is not a setting; did you mean 'beam_size'"),
         ("decode.top_k=many", r"decode.top_k = 'many'"),
@@ -114,7 +114,7 @@ def test_a_wrong_setting_is_named(fails, override, message):
 
 
 def test_beam_and_nbest_out_of_range(fails):
-    fails(2, r"beam_size = 0: it must be 1 or more", "--beam", "0")
+    fails(2, r"beam_size = 0: it must be from 1 to 1000", "--beam", "0")
     fails(2, r"nbest = 0: it must be from 1 to beam_size", "--nbest", "0")
     fails(2, r"nbest = 3: it must be from 1 to beam_size \(2\)", "--beam", "2", "--nbest", "3")
 

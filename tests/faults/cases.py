@@ -547,7 +547,7 @@ STRANGERS_MODEL = [
 ]
 
 USE = [
-    Case("beam 0", f"{TRANSLATE} --beam 0", USAGE, r"error: decode: beam_size = 0: it must be 1 or more"),
+    Case("beam 0", f"{TRANSLATE} --beam 0", USAGE, r"error: decode: beam_size = 0: it must be from 1 to 1000"),
     Case(
         "more n-best than beams",
         f"{TRANSLATE} --beam 2 --nbest 5",
