@@ -126,6 +126,8 @@ class RunDirectory:
                 continue
             except OSError as error:
                 raise FileError(f"{folder}: cannot be removed: {error.strerror}; delete it by hand") from None
+        for leftover in (".old", ".tmp"):  # of a release that was killed
+            shutil.rmtree(self.model.with_name(self.model.name + leftover), ignore_errors=True)
         for name in ("best", "last", "metrics.jsonl", "train.log", "scores.json", *tokenizer_names(self.path)):
             (self.path / name).unlink(missing_ok=True)
 
@@ -259,9 +261,10 @@ class RunDirectory:
             **tokenizer.to_files(),
             "model.safetensors": tensors_to_bytes(self.weights_to_release()),
         }
-        if holds(self.model, files):
-            return True
         notes = {"scores.json": json.dumps(scores, indent=1).encode()}
+        recover_folder(self.model)  # a kill may have left it set aside
+        if holds(self.model, files, notes):
+            return True
         if replaced := not self._card_is_edited():
             notes["README.md"] = card.encode()
         write_folder(self.model, files, notes, keep_others=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Part of every cache key: raise it when the same files would give other pairs than before."""
 PAIRS_FILE = "pairs.arrow"
 DROPPED_FILE = "dropped.json"
@@ -103,7 +103,12 @@ def load_corpus(corpus: Corpus, data: DataConfig, *, cache_dir: Path, keep_all: 
     try:
         if not cached.is_dir():
             build_cache(cached, sources, data, skip_invalid=skip_invalid, keep_all=keep_all)
-        return LoadedCorpus(*open_cache(cached), files)
+        try:
+            return LoadedCorpus(*open_cache(cached), files)
+        except FileError:  # damaged, as by a power cut: made again
+            shutil.rmtree(cached)
+            build_cache(cached, sources, data, skip_invalid=skip_invalid, keep_all=keep_all)
+            return LoadedCorpus(*open_cache(cached), files)
     except OSError as error:
         raise FileError(f"{cache_dir}: cannot write or read the corpus cache: {error.strerror or error}") from error
 

@@ -85,7 +85,7 @@ class DecodeConfig:
             ("max_len_ratio", "from 0 to 100", 0 <= self.max_len_ratio <= 100),  # memory holds what may be written
             ("max_len_extra", "from 1 to 10,000", 1 <= self.max_len_extra <= 10_000),
             ("min_len_ratio", "from 0 to max_len_ratio", 0 <= self.min_len_ratio <= self.max_len_ratio),
-            ("min_len", "0 or more", self.min_len >= 0),
+            ("min_len", "from 0 to 10,000", 0 <= self.min_len <= 10_000),
             ("no_repeat_ngram_size", "0 (off) or more", self.no_repeat_ngram_size >= 0),
             ("diversity", "0 (off) or more", 0 <= self.diversity < math.inf),
             ("temperature", "from 0.001 to 1,000,000", 0.001 <= self.temperature <= 1e6),

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -46,8 +46,14 @@ class Reporter:
         """One line for the user."""
         self.console.print(text, markup=False)
         if self._log is not None:
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-            self._log.flush()
+            try:
+                self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+                self._log.flush()
+            except OSError as error:  # what is learnt is worth more than its log
+                log, self._log = self._log, None
+                with suppress(OSError):  # it would try once more
+                    log.close()
+                self.warn(f"{log.name}: cannot be written, so nothing more is: {error.strerror}")
 
     def warn(self, text: str) -> None:
         """One line that wants attention."""

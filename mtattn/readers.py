@@ -130,7 +130,8 @@ def csv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
 def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) -> Iterator[Row]:
     """Takes the source and the target cell of each row.
 
-    The first row is a header if the columns are given by name, or if it names both languages (or src and tgt).
+    The first row is a header if the columns are given by name, or if it names both languages (or src and tgt) in
+    the columns given by number or, without any given, in any.
     Otherwise it is a pair, and the columns are 0 and 1 unless given. An empty line is a pair of blanks.
     """
     path = given.paths[0]
@@ -145,7 +146,8 @@ def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) ->
         src, tgt = (header.index(column) if isinstance(column, str) else column for column in wanted)
     else:
         src, tgt = (int(column) for column in wanted)
-        rows = chain([first], rows)
+        chosen = tuple(first[1][column] for column in (src, tgt) if column < len(first[1]))
+        rows = rows if chosen in (given.languages, ("src", "tgt")) else chain([first], rows)
     for number, cells in rows:
         if cells in ([], [""]):
             yield number, "", ""

@@ -88,7 +88,11 @@ def _sized(given: dict[str, Any], base: dict[str, Any], where: str, report: Repo
         facts = replace(facts, max_epochs=config.train.max_epochs)
     found = choose_batch(facts) if base else choose(facts)
     choices = [choice for choice in found if _free(choice.key, given)]
-    config = parse_config(laid_over(as_table(choices), base or given), where)
+    table = laid_over(as_table(choices), base or given)
+    if not any(table.get("model", {}).get(name) for name in ("dropout", "inner_dropout", "attention_dropout")):
+        choices = [choice for choice in choices if choice.key != "loss.rdrop"]  # two passes would be the same
+        table = laid_over(as_table(choices), base or given)
+    config = parse_config(table, where)
     notes = [f"chosen for {facts.pairs:,} pairs (--set wins over any of it):", *map(str, choices)]
     notes.append(
         f"languages: {config.data.src} to {config.data.tgt} (data.src and data.tgt, by which models are labelled)"

@@ -52,8 +52,7 @@ def write_folder(
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
         notes = notes or {}
-        editable = {name: {**entry, EDITABLE: True} for name, entry in make_manifest(notes).items()}
-        manifest = json.dumps({**make_manifest(files), **editable}, indent=1).encode()
+        manifest = json.dumps({**make_manifest(files), **_editable(notes)}, indent=1).encode()
         for name, data in {**files, **notes, MANIFEST: manifest}.items():
             _write_synced(temporary / name, data)
         if keep_others:
@@ -112,12 +111,17 @@ def make_manifest(files: Mapping[str, bytes]) -> dict[str, dict[str, int | str]]
     return {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
 
 
-def holds(folder: Path, files: Mapping[str, bytes]) -> bool:
-    """Whether a folder that verifies already has exactly these files."""
+def _editable(notes: Mapping[str, bytes]) -> dict[str, dict[str, int | str]]:
+    return {name: {**entry, EDITABLE: True} for name, entry in make_manifest(notes).items()}
+
+
+def holds(folder: Path, files: Mapping[str, bytes], notes: Mapping[str, bytes] | None = None) -> bool:
+    """Whether a folder that verifies already has exactly these files, and was written with these notes at least."""
     try:
         verify_folder(folder)
         listed = read_json(folder / MANIFEST)
-        return {name: entry for name, entry in listed.items() if EDITABLE not in entry} == make_manifest(files)
+        vouched = {name: entry for name, entry in listed.items() if EDITABLE not in entry}
+        return vouched == make_manifest(files) and _editable(notes or {}).items() <= listed.items()
     except ModelError:
         return False
 

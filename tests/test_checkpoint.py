@@ -203,7 +203,7 @@ def test_a_new_release_keeps_what_people_wrote(
         (run.model / "docs").mkdir()
         (run.model / "docs" / "use.md").symlink_to("../LICENSE")
         run.save(Checkpoint(weights_of(model), {}, {"step": 2, "best_step": 2}))
-        assert run.release(config, tokenizer, {"dev_bleu": 2.0}, "card of step 2")  # of the same weights
+        assert run.release(config, tokenizer, {"dev_bleu": 1.0}, "card of step 2")  # the same weights and scores
         assert files["README.md"].read_text() == "card of step 1"
         better = {name: weight + 1 for name, weight in weights_of(model).items()}
         run.save(Checkpoint(better, {}, {"step": 3, "best_step": 3}))
@@ -242,6 +242,33 @@ def test_a_run_that_never_began_leaves_no_folder(run: RunDirectory) -> None:
     with run.lock():
         pass
     assert run.path.is_dir()
+
+
+def test_what_people_put_there_outlives_a_kill(
+    run: RunDirectory, small: tuple[Config, Transformer], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, model = small
+
+    def kill(operation: str) -> None:
+        if operation == "rename model":
+            raise KeyboardInterrupt
+
+    with run.lock():
+        run.begin(config, tokenizer)
+        run.save(Checkpoint(weights_of(model), {}, {"step": 1, "best_step": 1}))
+        run.release(config, tokenizer, {"dev_bleu": 1.0}, "card")
+        (run.model / "LICENSE").write_text("CC0")
+        (run.model / "README.md").write_text("my card")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("mtattn.storage.before_operation", kill)
+            run.release(config, tokenizer, {"dev_bleu": 2.0}, "card")
+        assert not run.model.exists()
+        run.release(config, tokenizer, {"dev_bleu": 2.0}, "card")
+        assert (run.model / "LICENSE").read_text() == "CC0" and (run.model / "README.md").read_text() == "my card"
+        assert json.loads((run.model / "scores.json").read_text())["dev_bleu"] == 2.0
+        (run.path / "model.old").mkdir()
+        run.clear()
+    assert not (run.path / "model.old").exists()
 
 
 def test_clear_removes_a_link_to_another_disk(run: RunDirectory, tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ TABLE_CASES = [  # file, content, columns, pairs
     ("x.tsv", "id\tEnglish\tGerman\n1\ta\tb\n", ("English", "German"), [("a", "b")]),
     ("x.csv", 'a,b\n"x, ""y""\nz",c\n', None, [("a", "b"), ('x, "y"\nz', "c")]),
     ("x.csv", "b,a,1\n", (1, 0), [("a", "b")]),
+    ("x.tsv", "id\ten\tde\n1\ta\tb\n", (1, 2), [("a", "b")]),
     ("x.csv", "n,tgt,src\n1,b,a\n", None, [("a", "b")]),
     ("x.csv", "n,from,to\n1,a,b\n", ("from", "to"), [("a", "b")]),
     ("x.csv", "n,from,to\n1,a,b\n", ("to", 1), [("b", "a")]),
@@ -623,13 +624,13 @@ def test_what_a_killed_process_left_goes_after_a_day_without_a_write(tmp_path, l
     assert {path.name for path in (tmp_path / "cache").glob(".*")} == {".building-slow", ".building-young"}
 
 
-def test_damaged_cache_says_what_to_delete(tmp_path, load):
+@pytest.mark.parametrize("name", ["dropped.json", "pairs.arrow"])
+def test_a_damaged_cache_is_made_again(name, tmp_path, load):
     path = write_tsv(tmp_path, PAIRS)
     load(path)
     (cached,) = (tmp_path / "cache").iterdir()
-    (cached / "dropped.json").write_text("{")
-    with pytest.raises(FileError, match="delete this folder"):
-        load(path)
+    (cached / name).write_bytes(b"")
+    assert pairs_of(load(path)) == PAIRS
 
 
 def test_batches_keep_the_order_across_writes(tmp_path, load, monkeypatch):

@@ -1,6 +1,7 @@
 """Progress: plain lines away from a terminal, a bar on one, text as it is, and a log beside."""
 
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -56,6 +57,15 @@ def clock(monkeypatch) -> list[float]:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
+
+
+def test_a_log_that_cannot_be_written_is_given_up(capsys):
+    reporter = Reporter()
+    reporter.log_to(Path("/dev/full"))
+    for text in ("one", "two"):
+        reporter.note(text)
+    said = capsys.readouterr().err
+    assert said == "one\nwarning: /dev/full: cannot be written, so nothing more is: No space left on device\ntwo\n"
 
 
 def test_plain_lines_come_every_few_seconds(capsys, clock):

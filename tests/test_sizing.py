@@ -136,6 +136,17 @@ def test_a_script_of_many_characters_gets_room_for_them() -> None:
     assert "3,000 different characters" in choice.reason
 
 
+def test_no_rdrop_is_chosen_where_no_dropout_is_wanted(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    data = [f"data.folder={folder}", "data.train=train.{en,de}", "data.dev=dev.{en,de}"]
+    run, none = RunDirectory(tmp_path / "run"), ["model.dropout=0", "model.inner_dropout=0"]
+    found = [
+        resolve(None, [*data, *more], run, Notes(), device=torch.device("cuda")).config.loss.rdrop
+        for more in ([], none)
+    ]
+    assert found == [RDROP, 0]
+
+
 def test_a_gpu_finds_its_batch_by_trying() -> None:
     assert [(choice.key, choice.value) for choice in choose_batch(facts(10**6, device="cuda"))] == [
         ("train.batch_tokens", "auto")

@@ -71,6 +71,8 @@ def export_model(
     if quantization not in exporter.limits:
         raise ConfigError(f"--quantization {quantization}: --to {to} has {', '.join(exporter.limits)}")
     out = out.resolve()  # "." has no name
+    if not out.name:
+        raise ConfigError(f"{out}: name a folder to write")
     temporary, aside = (out.with_name(out.name + suffix) for suffix in (".tmp", ".old"))
     replaces = out.exists()
     _check_free(out, (temporary, aside) if replaces else (temporary,), run, force=force)
