@@ -116,6 +116,7 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove what earlier training left here (and nothing else that lies in the folder)."""
         self.config_file.unlink(missing_ok=True)  # first: without it, nothing here counts as a run
+        recover_folder(self.model)  # what people put there may have been set aside when a release was killed
         for folder, remove in ((self.checkpoints, shutil.rmtree), (self.model, self._remove_release)):
             try:
                 if folder.is_symlink():  # to another disk, where others may want what it names
@@ -136,7 +137,7 @@ class RunDirectory:
         ours = {*vouched_for(folder), MANIFEST, "scores.json"}
         if not self._card_is_edited():
             ours.add("README.md")
-        for name in sorted(ours, key=MANIFEST.__eq__):  # the manifest last: it says what is ours
+        for name in (*(ours - {MANIFEST}), MANIFEST):  # the manifest last: it says what is ours
             (folder / name).unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()

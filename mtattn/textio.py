@@ -120,8 +120,9 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
         if path is not None:
             with suppress(OSError):  # it would fail again to write what could not be written, and hide why
                 file.close()
-            if is_new and not path.stat().st_size:  # nothing is lost, and the next attempt finds the name free
-                path.unlink()
+            with suppress(OSError):
+                if is_new and not path.stat().st_size:  # nothing is lost, and the next attempt finds the name free
+                    path.unlink()
         raise
     if path is not None:
         with _cannot_be("written", name):

@@ -266,9 +266,9 @@ def test_what_people_put_there_outlives_a_kill(
         run.release(config, tokenizer, {"dev_bleu": 2.0}, "card")
         assert (run.model / "LICENSE").read_text() == "CC0" and (run.model / "README.md").read_text() == "my card"
         assert json.loads((run.model / "scores.json").read_text())["dev_bleu"] == 2.0
-        (run.path / "model.old").mkdir()
+        run.model.rename(run.path / "model.old")
         run.clear()
-    assert not (run.path / "model.old").exists()
+    assert (run.model / "LICENSE").read_text() == "CC0" and not (run.path / "model.old").exists()
 
 
 def test_clear_removes_a_link_to_another_disk(run: RunDirectory, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from mtattn.attention.positions import Sinusoidal
 from mtattn.checkpoint import weights_of
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
@@ -78,8 +79,7 @@ def obstacles(config: Config) -> list[str]:
 def stock_weights(model: Transformer) -> dict[str, Tensor]:
     """The model's weights under the names, and in the order of features, that these classes have."""
     ours = weights_of(model)
-    size = model.config.d_model
-    halves = torch.cat((torch.arange(0, size, 2), torch.arange(1, size, 2)))  # their feature -> ours
+    halves = _halves(model.config.d_model)
     places: dict[str, tuple[str, Touches]] = {}
     for side, layers in (("encoder", model.encoder), ("decoder", model.decoder)):
         for number in range(len(layers)):
@@ -103,7 +103,8 @@ def stock_files(trained: Trained) -> dict[str, bytes]:
     tokenizer = trained.tokenizer
     weights = {name: weight.float().cpu().contiguous() for name, weight in stock_weights(trained.model).items()}
     if trained.config.model.norm_position == "pre":  # Pegasus would compute the same, but say that it is missing
-        table = _sinusoids(_positions(trained.config), trained.config.model.d_model)
+        size = trained.config.model.d_model
+        table = Sinusoidal(size)(torch.zeros(1, _positions(trained.config), size))[0, :, _halves(size)]
         weights |= {f"model.{side}.embed_positions.weight": table.clone() for side in ("encoder", "decoder")}
     (pieces,) = tokenizer.to_files().values()
     vocabulary = {piece: i for i, piece in enumerate(tokenizer.src_pieces(range(tokenizer.src_vocab_size)))}
@@ -118,11 +119,9 @@ def stock_files(trained: Trained) -> dict[str, bytes]:
     }
 
 
-def _sinusoids(length: int, d_model: int) -> Tensor:
-    """[length, D], first all sines, then all cosines."""
-    frequencies = 10_000.0 ** -(torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)  # [D / 2]
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
-    return torch.cat((angles.sin(), angles.cos()), dim=1).float()
+def _halves(size: int) -> Tensor:
+    """Their feature -> ours."""
+    return torch.cat((torch.arange(0, size, 2), torch.arange(1, size, 2)))
 
 
 def _json(value: dict[str, Any]) -> bytes:
