@@ -103,15 +103,24 @@ class Batch:
         return self._with(tensors, num_tokens, self.indices[kept], np.searchsorted(rows, self.pair_rows[kept]))
 
 
-def pair_names(batches: Sequence[Batch], numbers: IntArray) -> str:
+def pair_names(batches: Sequence[Batch], numbers: IntArray, num_new: int) -> str:
     """The pairs of some batches as a user can count them: "training pairs 3, 17, blank or invalid ones not counted".
 
     Args:
         numbers: an example's number -> its row in the corpus, which lacks what was dropped on reading.
+        num_new: rows of the user's own corpus; those of an old corpus, mixed in, follow and are counted by themselves.
     """
     rows = sorted(int(numbers[i]) + 1 for batch in batches for i in batch.indices)
-    named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-    return f"training pair{'s' if len(rows) > 1 else ''} {named}, blank or invalid ones not counted"
+    named = []
+    if new := [row for row in rows if row <= num_new]:
+        named.append(f"training {_numbered(new)}")
+    if old := [row - num_new for row in rows if row > num_new]:
+        named.append(f"{_numbered(old)} of the old corpus")
+    return f"{' and '.join(named)}, blank or invalid ones not counted"
+
+
+def _numbered(rows: Sequence[int]) -> str:
+    return f"pair{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:10]))}{', ...' if len(rows) > 10 else ''}"
 
 
 def pad(rows: Sequence[Sequence[int] | IntArray], pad_id: int) -> Tensor:

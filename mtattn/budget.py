@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from mtattn.batching import Batches, pair_names
+from mtattn.batching import Batches
 from mtattn.checkpoint import make_model
 from mtattn.config import Config
 from mtattn.gradient import Gradient
@@ -102,7 +102,7 @@ class _Trial:
             device,
             pad_id=data.tokenizer.pad_id,
             parts={},
-            named=lambda batch: pair_names([batch], data.examples.numbers),
+            named=lambda batch: data.names([batch]),
             warn=lambda text: None,
         )
 

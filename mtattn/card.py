@@ -20,7 +20,7 @@ def model_card(config: Config, scores: Mapping[str, Any], num_pairs: int, num_ol
     data, model = config.data, config.model
     tuned = scores.get("finetune")
     changed = "".join(f"\n- {line}." for line in before_and_after(tuned)) if tuned else ""
-    origin = f"\n- Fine-tuned from `{tuned['from']}` (weights {tuned['from_weights'][:12]})." if tuned else ""
+    origin = f"\n- Fine-tuned from {', itself from '.join(config.finetune.ancestors)}." if tuned else ""
     trained_on = f"{num_pairs:,} pairs"
     if num_old:
         trained_on = f"{num_pairs:,} new pairs and, in each epoch, another draw of {num_old:,} old ones"

@@ -81,7 +81,7 @@ def train(
     max_minutes: Annotated[float | None, typer.Option(help="Stop after so much training; sizes suit it.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, replacing what the run directory holds.")] = False,
     allow_changed_data: Annotated[
-        bool, typer.Option("--allow-changed-data", help="Resume although the training pairs or the dev set changed.")
+        bool, typer.Option("--allow-changed-data", help="Resume although the training pairs or a dev set changed.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
 ) -> None:

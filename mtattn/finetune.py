@@ -60,7 +60,8 @@ def finetune_table(given: Mapping[str, Any], origin: Path, where: str) -> dict[s
         "finetune": {"old": own["data"], "old_seed": config.train.seed, "old_hold_out": config.train.hold_out},
     }
     table = kept(laid_over(given, base), own, f"{where}, for --from {origin}")
-    return _from(table, given, {**base["finetune"], "model": str(origin), "weights": weights_hash(model)})
+    came_from = {"model": str(origin), "weights": weights_hash(model), "earlier": config.finetune.ancestors}
+    return _from(table, given, {**base["finetune"], **came_from})
 
 
 def resumed_table(given: Mapping[str, Any], run: Path, own: Config, origin: Path | None, where: str) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def resumed_table(given: Mapping[str, Any], run: Path, own: Config, origin: Path
 
 def _from(table: dict[str, Any], given: Mapping[str, Any], finetune: dict[str, Any]) -> dict[str, Any]:
     """The table with what is given for [finetune], key by key also of its old corpus, but with this origin."""
-    origin = {name: finetune[name] for name in ("model", "weights")}
+    origin = {name: finetune[name] for name in ("model", "weights", "earlier")}
     return {**table, "finetune": {**laid_over(given.get("finetune", {}), finetune), **origin}}
 
 
@@ -206,22 +207,28 @@ class Finetuning:
     report: Reporter
     check: Callable[[], None]
 
-    def end(self, best_step: int, device: torch.device) -> dict[str, Any]:
+    def end(self, best_step: int, device: torch.device, changed_dev: Sequence[str]) -> dict[str, Any]:
         """Say what fine-tuning changed, up to the step whose weights are released.
+
+        Args:
+            changed_dev: dev sets, "dev" or "old_dev", that had other sentences when the model was scored as it came.
 
         Returns:
             For scores.json: BLEU and chrF of both dev sets before and after, null where they could not be scored.
         """
-        if best_step:
+        if not best_step:
+            self.report.note("no step made BLEU on the new dev set better than it was: released as it came")
+        if best_step or "old_dev" in changed_dev:  # else step 0 was scored when the run began
             best = make_model(self.config, self.data.tokenizer).to(device)
             load_weights(best, self.run.weights_to_release())
             self.score_old_dev(best, step=best_step)
-        else:
-            self.report.note("no step made BLEU on the new dev set better than it was: released as it came")
         lines = self.run.metrics.read()
         compared = {
-            name: {"before": _scores_at(lines, kind, 0), "after": _scores_at(lines, kind, best_step)}
-            for name, kind in (("new_dev", "valid"), ("old_dev", "old_dev"))
+            name: {
+                "before": None if dev in changed_dev else _scores_at(lines, kind, 0),
+                "after": _scores_at(lines, kind, best_step),
+            }
+            for name, dev, kind in (("new_dev", "dev", "valid"), ("old_dev", "old_dev", "old_dev"))
         }
         for line in before_and_after(compared):
             self.report.note(line)

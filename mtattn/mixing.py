@@ -15,6 +15,7 @@ class FinetuneConfig:
 
     model: the run directory or released model to start from; "" starts from random weights.
     weights: sha256 of that model's weights; filled in when the run begins.
+    earlier: the models that it was fine-tuned from itself, as `ancestors` names them; filled in when the run begins.
     lr_factor: optim.lr and optim.muon_lr are multiplied by this.
     mix: share of an epoch's pairs that are old ones, from the corpus that `model` was trained on, 0 <= mix < 1.
     old: the [data] section of `model`: the corpus to mix in, and the dev set whose score is watched.
@@ -23,6 +24,7 @@ class FinetuneConfig:
 
     model: str = ""
     weights: str = ""
+    earlier: tuple[str, ...] = ()
     lr_factor: float = 0.2
     mix: float = 0.0
     old: DataConfig = field(default_factory=DataConfig)
@@ -37,6 +39,11 @@ class FinetuneConfig:
             raise ValueError(f"mix is {self.mix}; allowed: 0 <= mix < 1 (0.5: as many old pairs as new ones)")
         if self.mix and not self.model:
             raise ValueError("mix means old data of a model to start from; name it with --from MODEL")
+
+    @property
+    def ancestors(self) -> tuple[str, ...]:
+        """All models that were fine-tuned on the way here, the last first: "`runs/base` (weights 0123456789ab)"."""
+        return (f"`{self.model}` (weights {self.weights[:12]})", *self.earlier) if self.model else ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtattn.batching import IntArray
+from mtattn.batching import Batch, IntArray, pair_names
 from mtattn.config import Config
 from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus, read_tables
 from mtattn.errors import ConfigError, CorpusError, FileError, ModelError
@@ -46,6 +46,7 @@ class OldData:
 class Prepared:
     """What the train loop works on.
 
+    num_new: pairs of `corpus` that are the user's own; those of the old corpus, mixed in, follow.
     mixture: which pairs an epoch has; None: all.
     old_dev: the dev set of the model that is fine-tuned.
     """
@@ -54,6 +55,7 @@ class Prepared:
     dev: Pairs
     tokenizer: Tokenizer
     examples: Examples
+    num_new: int
     mixture: Mixture | None = None
     old_dev: Pairs | None = None
 
@@ -61,6 +63,10 @@ class Prepared:
         """The training pairs behind these examples, as text."""
         rows = self.corpus.dataset[self.examples.numbers[indices]]
         return rows["src"], rows["tgt"]
+
+    def names(self, batches: Sequence[Batch]) -> str:
+        """The training pairs of some batches, as the user can find them."""
+        return pair_names(batches, self.examples.numbers, self.num_new)
 
 
 def cache_folder() -> Path:
@@ -127,7 +133,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
         f"{tokens[1]:,} target tokens; {len(dev.src):,} pairs for validation"
     )
     mixture = _mixture(config, examples, num_new, report) if old.corpus is not None else None
-    return Prepared(corpus, dev, tokenizer, examples, mixture, old.dev)
+    return Prepared(corpus, dev, tokenizer, examples, num_new, mixture, old.dev)
 
 
 def held_out(corpus: LoadedCorpus, most: int, seed: int) -> Pairs:

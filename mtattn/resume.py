@@ -11,11 +11,12 @@ from mtattn.config import Config
 from mtattn.corpus import DataConfig
 from mtattn.errors import ConfigError, CorpusError, ModelError
 from mtattn.hub import PREFIX as HUB_PREFIX
-from mtattn.prepare import Prepared
+from mtattn.prepare import Pairs, Prepared
 from mtattn.sources import CorpusSource, as_sources
 
 MAY_CHANGE = ("max_steps", "max_epochs", "max_minutes", "patience", "log_every")  # on resuming, of [train]
 SPLITS = ("train", "dev", "test")
+DEV_SETS = {"dev": "the dev set", "old_dev": "the old dev set"}  # in a lineage, and what they are called
 
 
 def resumed_config(asked: Config, run: RunDirectory) -> Config:
@@ -71,6 +72,7 @@ def lineage(config: Config, data: Prepared) -> dict[str, Any]:
             del corpora[name]
     for name in MAY_CHANGE:
         del table["train"][name]
+    del table["finetune"]["earlier"]  # for people to read
     if not config.finetune.model:
         del table["finetune"]
     return {
@@ -79,8 +81,18 @@ def lineage(config: Config, data: Prepared) -> dict[str, Any]:
         "files": dict(data.corpus.files),
         # Which pairs the filters left: a position in the data means nothing among others.
         "examples": hashlib.sha256(data.examples.numbers.data).hexdigest(),
-        "dev": hashlib.sha256(json.dumps([data.dev.src, data.dev.tgt]).encode()).hexdigest(),
+        "dev": _pairs_hash(data.dev),
+        "old_dev": data.old_dev and _pairs_hash(data.old_dev),
     }
+
+
+def _pairs_hash(pairs: Pairs) -> str:
+    return hashlib.sha256(json.dumps([pairs.src, pairs.tgt]).encode()).hexdigest()
+
+
+def changed_dev_sets(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which of DEV_SETS have other sentences now; one that was not there before is none of them."""
+    return [name for name in DEV_SETS if saved.get(name) not in (None, now[name])]
 
 
 def require_same(run: RunDirectory, saved: Mapping[str, Any], now: Mapping[str, Any], *, changed_data: bool) -> None:
@@ -88,10 +100,11 @@ def require_same(run: RunDirectory, saved: Mapping[str, Any], now: Mapping[str, 
 
     Args:
         saved, now: `lineage` of the checkpoint and of the run that wants to go on from it.
-        changed_data: accept other training files or pairs.
+        changed_data: accept other training files or pairs, and other dev sets.
 
     Raises:
-        ModelError: another shape, optimiser or tokenizer. CorpusError: other training files, or other pairs of them.
+        ModelError: another shape, optimiser or tokenizer. CorpusError: other training files, or other pairs of them, or
+            another dev set.
     """
     found = _differences(now["config"], saved.get("config", {}))
     if now["tokenizer"] != saved.get("tokenizer"):
@@ -112,10 +125,10 @@ def require_same(run: RunDirectory, saved: Mapping[str, Any], now: Mapping[str, 
             f"{run.path}: other training pairs pass the filters than when this run began, as when dev or test has "
             "changed and rules out others; --allow-changed-data goes on with them, --fresh starts over"
         )
-    if saved.get("dev") != now["dev"]:
+    for name in changed_dev_sets(saved, now):
         raise CorpusError(
-            f"{run.path}: the dev set is another than when this run began, so its scores would be compared with those "
-            "of other sentences; --allow-changed-data goes on with it, --fresh starts over"
+            f"{run.path}: {DEV_SETS[name]} is another than when this run began, so its scores would be compared with "
+            "those of other sentences; --allow-changed-data goes on with it, --fresh starts over"
         )
 
 

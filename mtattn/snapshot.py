@@ -29,6 +29,7 @@ class TrainState:
     rollbacks: int = 0  # times that training went back to a checkpoint; each halves the learning rate
     valid_due: bool = False
     valid_step: int = -1  # of the last validation
+    changed_dev: list[str] = field(default_factory=list)  # dev sets whose first scores are of other sentences
     nats: float = 0.0  # loss since the last "train" line, and the tokens it sums over
     num_tokens: int = 0
     metrics_bytes: int = 0

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 import mtattn
-from mtattn.batching import Batch, pair_names, spread
+from mtattn.batching import Batch, spread
 from mtattn.budget import make_batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, weights_of
@@ -31,7 +31,7 @@ from mtattn.memory import keep_freed_memory
 from mtattn.optim import lr_multiplier
 from mtattn.prepare import Pairs, Prepared
 from mtattn.progress import Bar, Reporter
-from mtattn.resume import lineage, require_same
+from mtattn.resume import DEV_SETS, changed_dev_sets, lineage, require_same
 from mtattn.settle import settle_on_ranks
 from mtattn.snapshot import TrainState
 from mtattn.validate import Validation, validate
@@ -124,7 +124,7 @@ class Trainer:
             self.device,
             self.ranks,
             parts=self.state.parts,
-            named=lambda batch: pair_names([batch], self.data.examples.numbers),
+            named=lambda batch: self.data.names([batch]),
             warn=self.report.warn,
         )
         if saved is not None:
@@ -134,6 +134,8 @@ class Trainer:
             self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
         if saved is None:
             self._begin()  # which may write metrics
+        elif self.allow_changed_data:
+            self._save()  # so that the data of today is this run's, though it may have no step left to take
 
     def _begin(self) -> None:
         """Set the weights of the first step: another model's, or random ones with embeddings that know the corpus."""
@@ -152,13 +154,18 @@ class Trainer:
     def _resumed(self, saved: Checkpoint) -> TrainState:
         """The state of a checkpoint, fitted to the corpus of today."""
         changed_data = self.allow_changed_data
+        self.lineage["old_dev"] = self.lineage["old_dev"] or saved.state.get("old_dev")  # what it was, while it is gone
         self.ranks.from_main(lambda: require_same(self.run, saved.state, self.lineage, changed_data=changed_data))
         state = TrainState.from_json(saved.state.get("loop"))
         position = state.position
         position.batch = min(position.batch, len(self.batches.plan(position.epoch)))  # changed data may have fewer
         lost = state.best_bleu >= 0 and not self.run.checkpoint(state.best_step).is_dir()
-        if lost or saved.state.get("dev") != self.lineage["dev"]:  # a score of what is not there, or of other text
+        changed = changed_dev_sets(saved.state, self.lineage)
+        if lost or "dev" in changed:  # a score of what is not there, or of other text
             state.best_bleu, state.stale, state.valid_due = -1.0, 0, True
+        state.changed_dev = sorted({*state.changed_dev, *changed})
+        for name in changed:
+            self.report.note(f"{DEV_SETS[name]} has changed: its earlier scores are not compared with those to come")
         if self.ranks.is_main:
             self.run.point_to(saved)
         return state
@@ -259,9 +266,8 @@ class Trainer:
     def _give_up(self, group: list[Batch]) -> NoReturn:
         raise DivergedError(
             f"{MAX_SKIPPED} steps in a row had a gradient that is not finite, also after going back "
-            f"{MAX_ROLLBACKS} times (last batch: {pair_names(group, self.data.examples.numbers)}); the last "
-            "checkpoint is intact; try a lower optim.lr and optim.muon_lr, or train.precision = float32, with "
-            "--fresh or in another --run"
+            f"{MAX_ROLLBACKS} times (last batch: {self.data.names(group)}); the last checkpoint is intact; try a lower "
+            "optim.lr and optim.muon_lr, or train.precision = float32, with --fresh or in another --run"
         )
 
     def _roll_back(self) -> None:
@@ -384,7 +390,7 @@ class Trainer:
         state = self.state
         scores: dict[str, Any] = {"dev_bleu": state.best_bleu, "step": state.best_step, "tgt_tokens": state.tgt_tokens}
         if self.finetuning is not None:
-            scores["finetune"] = self.finetuning.end(state.best_step, self.device)
+            scores["finetune"] = self.finetuning.end(state.best_step, self.device, state.changed_dev)
         mixture = self.data.mixture
         pairs = (len(self.data.examples.tgt), 0) if mixture is None else (len(mixture.new), mixture.num_old)
         card = model_card(self.config, scores, *pairs)

@@ -112,8 +112,16 @@ def test_batch_moves_whole():
 
 def test_pairs_are_named_by_their_rows_in_the_corpus():
     batch = collate([[4, EOS]] * 3, [[5, EOS]] * 3, np.array([2, 0, 1]), pad_id=PAD, bos_id=BOS)
-    assert pair_names([batch], np.array([3, 8, 9])) == "training pairs 4, 9, 10, blank or invalid ones not counted"
-    assert pair_names([batch] * 4, np.array([3, 8, 9])).endswith("10, 10, ..., blank or invalid ones not counted")
+    numbers, rest = np.array([3, 8, 9]), ", blank or invalid ones not counted"
+    assert pair_names([batch], numbers, 10) == f"training pairs 4, 9, 10{rest}"
+    assert pair_names([batch] * 4, numbers, 10).endswith(f"10, 10, ...{rest}")
+
+
+def test_pairs_of_an_old_corpus_are_not_counted_among_the_users_own():
+    batch = collate([[4, EOS]] * 3, [[5, EOS]] * 3, np.array([2, 0, 1]), pad_id=PAD, bos_id=BOS)
+    numbers, rest = np.array([3, 8, 9]), ", blank or invalid ones not counted"
+    assert pair_names([batch], numbers, 8) == f"training pair 4 and pairs 1, 2 of the old corpus{rest}"
+    assert pair_names([batch], numbers, 3) == f"pairs 1, 6, 7 of the old corpus{rest}"
 
 
 # The table

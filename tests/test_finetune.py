@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import Notes, outcome, signal_at, tensors, tiny_config, train_tiny, write_corpus
+from tiny_run import Notes, change_dev, outcome, signal_at, tensors, tiny_config, train_tiny, write_corpus
 
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config
-from mtattn.errors import ConfigError, CorpusError, ModelError, MtattnError
+from mtattn.errors import ConfigError, CorpusError, DivergedError, ModelError, MtattnError
 from mtattn.finetune import lowered, weights_hash
 from mtattn.interrupts import Interrupted
 from mtattn.loading import load_model
@@ -127,6 +127,18 @@ def test_both_dev_sets_are_scored_before_and_after(work: Path, tuned: tuple[Path
         assert f"- {title}" in card
     assert f"Fine-tuned from `{work / 'base'}`" in card
     assert re.search(r"- Trained on \d+ pairs\.", card)
+
+
+def test_the_card_names_every_model_that_it_comes_from(work: Path, tuned: tuple[Path, Notes], tmp_path: Path) -> None:
+    shutil.copytree(tuned[0] / "model", tmp_path / "once")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(2, patch)
+        train_tiny(asked(work, tmp_path / "run", origin=tmp_path / "once"), tmp_path / "run")
+    shutil.rmtree(tmp_path / "once")
+    train_tiny(asked_again(work, tmp_path / "run"), tmp_path / "run")
+    first, second = (RunDirectory(run).read_config().finetune.weights[:12] for run in (tuned[0], tmp_path / "run"))
+    said = f"`{tmp_path / 'once'}` (weights {second}), itself from `{work / 'base'}` (weights {first})."
+    assert f"- Fine-tuned from {said}" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
 def test_the_scores_after_are_those_of_the_released_weights(work: Path, tmp_path: Path) -> None:
@@ -245,10 +257,64 @@ def test_old_data_that_has_moved_is_named_anew(work: Path, tmp_path: Path) -> No
     assert train_tiny(moved, tmp_path / "run").step > 2
 
 
+@pytest.mark.parametrize("dev", ["dev", "old_dev"])
+def test_scores_on_two_dev_sets_are_not_compared(dev: str, work: Path, tmp_path: Path) -> None:
+    folders = []
+    for key, name in (("finetune.old.folder", "old"), ("data.folder", "new")):
+        shutil.copytree(work / name, tmp_path / name)
+        folders.append(f"{key}={json.dumps(str(tmp_path / name))}")
+    config = asked(work, tmp_path / "run", *folders)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(3, patch)
+        train_tiny(config, tmp_path / "run")
+    other, name = ("new", "the dev set") if dev == "dev" else ("old", "the old dev set")
+    change_dev(tmp_path / other)
+    config = asked_again(work, tmp_path / "run", *folders)
+    with pytest.raises(CorpusError, match=f"{name} is another than when this run began, .*--allow-changed-data"):
+        train_tiny(config, tmp_path / "run")
+    report = Notes()
+    train_tiny(config, tmp_path / "run", report, allow_changed_data=True)
+    assert f"{name} has changed: its earlier scores are not compared with those to come" in report.said
+    compared = json.loads((tmp_path / "run" / "model" / "scores.json").read_text())["finetune"]
+    changed, same = ("new_dev", "old_dev") if dev == "dev" else ("old_dev", "new_dev")
+    assert compared[changed]["before"] is None and compared[changed]["after"]
+    assert compared[same]["before"] and compared[same]["after"]
+    assert [line["kind"] for line in lines_of(tmp_path / "run")].count("old_dev") == 2
+    train_tiny(config, tmp_path / "run")
+
+
+def test_an_old_dev_set_may_be_gone_for_a_while(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "old", tmp_path / "old")
+    # Were its sentences kept out of training, other pairs would be left while it is gone, which is refused.
+    options = (f"finetune.old.folder={json.dumps(str(tmp_path / 'old'))}", "filter.leaked=false")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(2, patch)
+        train_tiny(asked(work, tmp_path / "run", *options), tmp_path / "run")
+    (tmp_path / "old").rename(tmp_path / "away")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signal_at(2, patch)
+        train_tiny(asked_again(work, tmp_path / "run", *options), tmp_path / "run")
+    (tmp_path / "away").rename(tmp_path / "old")
+    train_tiny(asked_again(work, tmp_path / "run", *options), tmp_path / "run")
+    compared = json.loads((tmp_path / "run" / "model" / "scores.json").read_text())["finetune"]
+    assert compared["old_dev"]["before"] and compared["old_dev"]["after"]
+
+
 def asked_again(work: Path, run: Path, *overrides: str, origin: Path | None = None) -> Config:
     """The same command, without --from unless given."""
     given = [*LIMITS, *overrides]
     return resolve(str(work / "new.toml"), given, RunDirectory(run), Notes(), device=CPU, origin=origin).config
+
+
+def test_mixed_in_pairs_are_named_as_of_the_old_corpus(work: Path, tmp_path: Path) -> None:
+    config = asked(work, tmp_path / "run", "finetune.mix=0.5", "train.batch_tokens=4096", "train.max_epochs=99")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtattn.learner.batch_loss", lambda model, *_: next(model.parameters()).sum() * float("nan"))
+        with pytest.raises(DivergedError) as refused:
+            train_tiny(config, tmp_path / "run")
+    numbers = re.search(r"training pairs ([\d, ]+), \.\.\. and pairs ([\d, ]+), \.\.\. of the old", str(refused.value))
+    assert numbers is not None
+    assert max(int(number) for number in numbers[1].split(", ")) <= 30
 
 
 def test_mixing_adds_old_pairs(work: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import Notes, outcome, signal_at, tiny_config, train_tiny, write_corpus
+from tiny_run import Notes, change_dev, outcome, signal_at, tiny_config, train_tiny, write_corpus
 
 import mtattn.learner
 import mtattn.train
@@ -27,6 +27,7 @@ from mtattn.prepare import prepare
 from mtattn.resolve import resolve
 from mtattn.sources import CorpusSource
 from mtattn.train import MAX_SKIPPED, Trainer
+from mtattn.validate import Validation, validate
 
 
 def trainer(config: Config, path: Path) -> Trainer:
@@ -432,15 +433,51 @@ def test_another_dev_set_is_not_taken_silently(corpus: Path, tmp_path: Path) -> 
     folder = tmp_path / "corpus"
     shutil.copytree(corpus, folder)
     train_tiny(tiny_config(folder, "train.max_epochs=1"), tmp_path / "run")
-    for side in ("en", "de"):
-        path = folder / f"dev.{side}"
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    change_dev(folder)
     config = tiny_config(folder)
     with pytest.raises(CorpusError, match="the dev set is another than when this run began"):
         train_tiny(config, tmp_path / "run")
     assert train_tiny(config, tmp_path / "run", allow_changed_data=True).step == 10
     lines = RunDirectory(tmp_path / "run").metrics.read()
     assert [line["step"] for line in lines if line["kind"] == "valid"] == [5, 5, 10]  # scored anew on the new one
+
+
+def test_patience_counts_anew_on_another_dev_set(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([90.0, 80.0, 70.0, 8.0, 9.0, 7.0, 6.0])
+
+    def scored(*args: Any, **kwargs: Any) -> Validation:
+        found = validate(*args, **kwargs)
+        return replace(found, scores=replace(found.scores, bleu=next(scores)))
+
+    monkeypatch.setattr(mtattn.train, "validate", scored)
+    monkeypatch.setattr(mtattn.train, "ready", lambda **_: True)
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    config = tiny_config(folder, "train.max_epochs=99", "train.patience=2")
+    assert train_tiny(config, tmp_path / "run").step == 15
+    change_dev(folder)
+    report = Notes()
+    result = train_tiny(config, tmp_path / "run", report, allow_changed_data=True)
+    assert (result.best_bleu, result.step) == (9.0, 30)  # 8 at step 15 itself, 9 at 20, then twice no better
+    (said,) = [note for note in report.said if "the dev set has changed" in note]
+    assert said == "the dev set has changed: its earlier scores are not compared with those to come"
+
+
+def test_a_finished_run_keeps_the_data_that_it_was_told_to_accept(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    config = tiny_config(folder)
+    train_tiny(config, tmp_path / "run")
+    before = outcome(tmp_path / "run")
+    for side in ("en", "de"):
+        with (folder / f"train.{side}").open("a") as file:
+            file.write("a b c\n")
+    with pytest.raises(CorpusError, match="training files changed"):
+        train_tiny(config, tmp_path / "run")
+    assert train_tiny(config, tmp_path / "run", allow_changed_data=True).step == 10
+    assert train_tiny(config, tmp_path / "run").step == 10
+    assert outcome(tmp_path / "run")["metrics"] == before["metrics"]
+    assert outcome(tmp_path / "run")["released"] == before["released"]
 
 
 def test_what_killed_saves_left_is_removed(corpus: Path, tmp_path: Path) -> None:

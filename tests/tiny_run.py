@@ -68,6 +68,13 @@ def write_corpus(folder: Path, pairs: int = 60, dev: int = 4) -> Path:
     return folder
 
 
+def change_dev(corpus: Path) -> None:
+    """Leave out the last pair of a `write_corpus` folder's dev set."""
+    for side in ("en", "de"):
+        path = corpus / f"dev.{side}"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
 def tiny_config(corpus: Path, *overrides: str) -> Config:
     """The smallest config on a `write_corpus` folder, with `--set` overrides."""
     data = (f"data.folder={json.dumps(str(corpus))}", "data.train=train.{en,de}", "data.dev=dev.{en,de}")
