@@ -11,7 +11,8 @@ import pytest
 import torch
 from tiny_run import tiny_config, write_corpus
 
-from mtattn.prepare import prepare
+from mtattn.config import load_config
+from mtattn.prepare import open_corpus, prepare
 from mtattn.progress import Reporter
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -101,6 +102,41 @@ def test_a_single_output_is_scored_alone(script):
     rows = script("scores").compare({"only": lines}, lines, "de")
     assert [row["bleu"] for row in rows] == pytest.approx([100.0, 100.0])
     assert {row["p_value"] for row in rows} == {None}
+
+
+def test_quotation_marks_count_only_in_cased_scores(script):
+    reference, output = (['Ein Schild mit der Aufschrift "Halt".'] * 5, ["Ein Schild mit der Aufschrift „Halt“."] * 5)
+    cased, lowercased = script("scores").compare({"only": output}, reference, "de")
+    assert lowercased["bleu"] == pytest.approx(100.0)
+    assert cased["bleu"] < 80
+
+
+def test_diversification_writes_what_its_config_reads(script, tmp_path, monkeypatch, capsys):
+    diversification, commands = script("diversification"), []
+
+    def run(command, check):
+        assert check
+        commands.append(command[3:])
+        if "-o" in command:  # a translation: of a model that copies
+            Path(command[command.index("-o") + 1]).write_bytes(Path(command[5]).read_bytes())
+
+    monkeypatch.setattr(diversification.subprocess, "run", run)
+    given = tmp_path / "given"
+    given.mkdir()
+    for split in diversification.CORPUS:
+        for language in ("en", "de"):
+            (given / f"{split}.{language}").write_text(f"a line of {split} {language}\n" * 5)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["diversification.py", str(given), "--seeds", "1,2", "--device", "cpu"])
+    diversification.main()
+    corpus = open_corpus(load_config("multi30k-en-de-diverse").data)
+    assert len(corpus.dataset) == 4 * 5  # every file that it names is there
+    trained = [command[1] for command in commands if command[0] == "train"]
+    assert trained == ["multi30k-en-de"] * 2 + ["multi30k-de-en"] * 2 + ["multi30k-en-de-diverse"] * 2
+    written = len(commands)
+    diversification.main()
+    assert all(command[0] == "train" for command in commands[written:])  # nothing is translated again
+    assert "| student 2 |" in capsys.readouterr().out
 
 
 @pytest.fixture
