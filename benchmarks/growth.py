@@ -23,7 +23,7 @@ import torch
 from measuring import apart, growth, resident_mebibytes, take_json, write_json
 
 import mtattn
-from mtattn.batching import Batch
+from mtattn.batch import Batch
 from mtattn.loss import LossConfig
 from mtattn.memory import keep_freed_memory
 from mtattn.model import ModelConfig, Transformer

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtattn.attention import capture_weights
-from mtattn.batching import pad
+from mtattn.batch import pad
 from mtattn.model import Transformer, evaluating
 from mtattn.tokenizer import BYTE_PIECE, Tokenizer
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtattn.batching import IntArray, TokenTable
+from mtattn.batch import IntArray, TokenTable
 from mtattn.model import Transformer
 
 SHARE = 0.5  # of an embedding's squared length that the corpus decides; chance decides the rest

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mtattn.batching import Batch
+from mtattn.batch import Batch
 from mtattn.errors import ConfigError, MtattnError
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.precision import gradients_of

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mtattn.batching import IntArray, TokenTable
+from mtattn.batch import IntArray, TokenTable
 from mtattn.corpus import LoadedCorpus, building_folder, read_tables
 from mtattn.errors import CorpusError, FileError
 from mtattn.filtering import FilterConfig, why_left_out

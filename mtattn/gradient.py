@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mtattn.batching import Batch
+from mtattn.batch import Batch
 from mtattn.graph import Recorded
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from mtattn.batching import Batch
+from mtattn.batch import Batch
 from mtattn.checkpoint import load_weights, make_model, weights_of
 from mtattn.config import Config
 from mtattn.distributed import Ranks

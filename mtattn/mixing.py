@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mtattn.batching import IntArray
+from mtattn.batch import IntArray
 from mtattn.corpus import DataConfig
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mtattn.batching import Batch
+from mtattn.batch import Batch
 from mtattn.loss import LossConfig, linear_cross_entropy, linear_rdrop
 from mtattn.model import Transformer
 

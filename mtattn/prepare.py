@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtattn.batching import Batch, IntArray, pair_names
+from mtattn.batch import Batch, IntArray, pair_names
 from mtattn.config import Config
 from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus, read_tables
 from mtattn.errors import ConfigError, CorpusError, FileError, ModelError

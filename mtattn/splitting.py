@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mtattn.batching import Batch
+from mtattn.batch import Batch
 from mtattn.errors import ConfigError
 from mtattn.gradient import Gradient
 from mtattn.snapshot import load_random, random_tensors

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import torch
 
 import mtattn
-from mtattn.batching import Batch, spread
+from mtattn.batch import Batch
+from mtattn.batching import spread
 from mtattn.budget import make_batches
 from mtattn.card import model_card
 from mtattn.checkpoint import Checkpoint, RunDirectory, load_weights, weights_of

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mtattn.batching import pad
+from mtattn.batch import pad
 from mtattn.config import with_overrides
 from mtattn.decode import DecodeConfig, Step, search
 from mtattn.errors import ConfigError

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from mtattn.alignment import look
-from mtattn.batching import collate, cut, spread
+from mtattn.batch import collate
+from mtattn.batching import cut, spread
 from mtattn.decode import DecodeConfig
 from mtattn.evaluate import Scores, score
 from mtattn.flags import flags

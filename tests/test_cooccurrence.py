@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_run import token_table
 
-from mtattn.batching import TokenTable
+from mtattn.batch import TokenTable
 from mtattn.cooccurrence import SHARE, cooccurrence_vectors, start_embeddings
 from mtattn.model import ModelConfig, PositionConfig, Transformer
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtattn.batching import pad
+from mtattn.batch import pad
 from mtattn.decode import DecodeConfig, search
 from mtattn.ensemble import Ensemble
 

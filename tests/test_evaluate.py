@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 import torch
 
-from mtattn.batching import collate
+from mtattn.batch import collate
 from mtattn.decode import DecodeConfig
 from mtattn.evaluate import score
 from mtattn.prepare import Pairs

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtattn.batching import Batch, TokenTable, collate, pack
+from mtattn.batch import Batch, TokenTable, collate, pack
 from mtattn.gradient import Gradient
 from mtattn.loss import LossConfig
 from mtattn.model import PositionConfig

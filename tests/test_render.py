@@ -7,7 +7,7 @@ import torch
 
 from mtattn.alignment import Look, look
 from mtattn.attention import capture_weights
-from mtattn.batching import pad
+from mtattn.batch import pad
 from mtattn.decode import DecodeConfig
 from mtattn.flags import flags
 from mtattn.history import Hypothesis

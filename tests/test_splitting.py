@@ -10,7 +10,7 @@ from tiny_run import Notes, batch_of, losses, outcome, signal_at, tiny_config, t
 from torch import Tensor
 
 import mtattn.learner
-from mtattn.batching import Batch
+from mtattn.batch import Batch
 from mtattn.errors import ConfigError
 from mtattn.gradient import Gradient
 from mtattn.interrupts import Interrupted

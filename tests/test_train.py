@@ -17,7 +17,8 @@ from tiny_run import Notes, change_dev, outcome, signal_at, tiny_config, train_t
 
 import mtattn.learner
 import mtattn.train
-from mtattn.batching import Batch, Batches
+from mtattn.batch import Batch
+from mtattn.batching import Batches
 from mtattn.checkpoint import RunDirectory, weights_of
 from mtattn.config import Config
 from mtattn.corpus import DataConfig

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtattn.batching import Batch, TokenTable, collate
+from mtattn.batch import Batch, TokenTable, collate
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config, load_config
 from mtattn.progress import Reporter

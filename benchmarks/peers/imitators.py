@@ -13,7 +13,7 @@ import torch
 from peers.contenders import Contender
 from torch import Tensor
 
-from mtattn.batching import pad
+from mtattn.batch import pad
 from mtattn.tokenizer import Tokenizer
 from mtattn.translate import Translator
 

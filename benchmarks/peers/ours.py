@@ -9,7 +9,7 @@ import torch
 from protocol import Batch, Job, Peer, serve
 from torch import Tensor
 
-import mtattn.batching
+import mtattn.batch
 from mtattn.budget import choose_packing
 from mtattn.config import parse_config
 from mtattn.decode import DecodeConfig, search
@@ -55,11 +55,11 @@ class Ours:
         self.steps += 1
         return nats / sum(batch.num_tokens for batch in group)
 
-    def _own(self, batch: Batch) -> mtattn.batching.Batch:
+    def _own(self, batch: Batch) -> mtattn.batch.Batch:
         """The same pairs as mtattn trains on them here: padded, or several in a row."""
         if not self.packing:
             nobody = np.zeros(0, dtype=np.int64)
-            return mtattn.batching.Batch(batch.src, batch.tgt_in, batch.tgt_out, batch.num_tokens, nobody)
+            return mtattn.batch.Batch(batch.src, batch.tgt_in, batch.tgt_out, batch.num_tokens, nobody)
         ids = [[row[row != self.job.pad_id].numpy() for row in side] for side in (batch.src, batch.tgt_out)]
         lens = [np.array([*map(len, side)]) for side in ids]
         rows = assign(lens[0], lens[1], self.shape)
@@ -69,7 +69,7 @@ class Ours:
             (np.concatenate([side[i] for i in order]), size[order]) for side, size in zip(ids, lens, strict=True)
         )
         special = {"pad_id": self.job.pad_id, "bos_id": self.job.bos_id}
-        return mtattn.batching.pack(src, tgt, order, rows[order], shape=self.shape, **special)
+        return mtattn.batch.pack(src, tgt, order, rows[order], shape=self.shape, **special)
 
     def translate(self, src: Tensor, max_len: int) -> list[list[int]]:
         """See Peer."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from mtattn.batching import pad
+from mtattn.batch import pad
 from mtattn.decode import DecodeConfig, Step, search
 from mtattn.errors import ModelError
 from mtattn.model import Transformer, evaluating
