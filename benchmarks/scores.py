@@ -64,7 +64,11 @@ def compare(outputs: Mapping[str, Sequence[str]], reference: Sequence[str], lang
         else:
             signatures, columns = PairedTest(systems, {"BLEU": metric}, rewritten, test_type="bs")()
             names, results = cast(dict[str, list[Any]], columns).values()
-            found = [(name, r.score, r.ci, r.p_value) for name, r in zip(names, results, strict=True)]
+            same = {name for name, lines in systems[1:] if lines == systems[0][1]}  # sacreBLEU says 0.001 of these
+            found = [
+                (name, r.score, r.ci, 1.0 if name in same else r.p_value)
+                for name, r in zip(names, results, strict=True)
+            ]
             signature = str(signatures["BLEU"])
         for name, bleu, interval, p_value in found:
             row = {"how": label, "model": name, "bleu": bleu, "interval": interval, "p_value": p_value}

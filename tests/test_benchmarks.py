@@ -97,6 +97,13 @@ def test_scores_tell_cased_from_lowercased(script):
     assert "lowercased" not in cased[0]["how"]
 
 
+def test_equal_outputs_do_not_differ_significantly(script):
+    reference = ["Ein Hund läuft über das Gras.", "Zwei Frauen in Rot sitzen auf einer Bank."] * 20
+    output = [line.replace("Gras", "Feld") for line in reference]
+    rows = script("scores").compare({"one": output, "other": list(output)}, reference, "de")
+    assert [row["p_value"] for row in rows] == [None, 1.0, None, 1.0]
+
+
 def test_a_single_output_is_scored_alone(script):
     lines = ["Ein Hund läuft über das Gras."] * 5
     rows = script("scores").compare({"only": lines}, lines, "de")
