@@ -356,6 +356,10 @@ def main() -> None:
     """Run the program; every error ends in one message and its own exit code."""
     try:
         app()
+    except SystemExit as left:
+        if "--help" not in sys.argv or not isinstance(left.__context__, BrokenPipeError):
+            raise
+        discard(sys.stdout)  # `| head -1` is no fault, though rich and typer end with 1 where they print the help
     except Interrupted as interrupted:
         leave(interrupted.exit_code)
     except Exception as error:

@@ -3,7 +3,6 @@
 What that model was trained on can be mixed in, so that it is not forgotten, and its dev set is scored before and after.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import Any
 import torch
 
 from mtattn.card import before_and_after
-from mtattn.checkpoint import RunDirectory, load_weights, make_model, weights_of
+from mtattn.checkpoint import RunDirectory, load_weights, make_model
 from mtattn.config import Config, laid_over
 from mtattn.errors import ConfigError, CorpusError, FileError, ModelError
 from mtattn.evaluate import score
-from mtattn.loading import load_model
+from mtattn.loading import load_model, weights_sha256
 from mtattn.mixing import FinetuneConfig
 from mtattn.model import Transformer
 from mtattn.optim import OptimConfig
 from mtattn.prepare import OldData, Prepared, held_out, load_split, open_corpus
 from mtattn.progress import Reporter
-from mtattn.storage import tensors_to_bytes
 from mtattn.tokenizer import Tokenizer
 from mtattn.validate import greedy_translator
 
@@ -33,11 +31,6 @@ MAY_DIFFER = {
     "tokenizer": ("sampling", "max_sentences"),
 }
 """What of the model's shape and of its tokenizer may be given anew: what no weight depends on."""
-
-
-def weights_hash(model: Transformer) -> str:
-    """sha256 of the weights as a file; for a released model, that of its model.safetensors."""
-    return hashlib.sha256(tensors_to_bytes(weights_of(model))).hexdigest()
 
 
 def finetune_table(given: Mapping[str, Any], origin: Path, where: str) -> dict[str, Any]:
@@ -51,7 +44,7 @@ def finetune_table(given: Mapping[str, Any], origin: Path, where: str) -> dict[s
     Raises:
         ModelError: no model there. ConfigError: `given` asks for another shape, tokenizer or language.
     """
-    model, _, config = load_model(origin)
+    _, _, config = load_model(origin)
     own = config.to_table()
     base = {
         "data": {name: own["data"][name] for name in ("src", "tgt")},
@@ -60,7 +53,7 @@ def finetune_table(given: Mapping[str, Any], origin: Path, where: str) -> dict[s
         "finetune": {"old": own["data"], "old_seed": config.train.seed, "old_hold_out": config.train.hold_out},
     }
     table = kept(laid_over(given, base), own, f"{where}, for --from {origin}")
-    came_from = {"model": str(origin), "weights": weights_hash(model), "earlier": config.finetune.ancestors}
+    came_from = {"model": str(origin), "weights": weights_sha256(origin), "earlier": config.finetune.ancestors}
     return _from(table, given, {**base["finetune"], **came_from})
 
 
@@ -76,7 +69,7 @@ def resumed_table(given: Mapping[str, Any], run: Path, own: Config, origin: Path
     if not own.finetune.model:
         raise ConfigError(f"{run} was begun without --from; --fresh starts over, --run DIR trains beside it")
     gone = origin is not None and str(origin) == own.finetune.model and not origin.is_dir()
-    if origin is not None and not gone and weights_hash(load_model(origin)[0]) != own.finetune.weights:
+    if origin is not None and not gone and weights_sha256(origin) != own.finetune.weights:
         raise ConfigError(
             f"{run} was begun from {own.finetune.model}, and {origin} has other weights than that had; leave out "
             "--from to go on, or --fresh starts over"
@@ -151,8 +144,9 @@ def load_origin(options: FinetuneConfig) -> tuple[Transformer, Tokenizer]:
     Raises:
         ModelError: it is not there, or not the one that this run was begun with.
     """
-    model, tokenizer, _ = load_model(Path(options.model))
-    found = weights_hash(model)
+    folder = Path(options.model)
+    model, tokenizer, _ = load_model(folder)
+    found = weights_sha256(folder)
     if found != options.weights:
         raise ModelError(
             f"{options.model}: its weights are {found[:12]}, but this run was begun from {options.weights[:12]}; "

@@ -61,11 +61,17 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """What tells the weights of a folder that `load_model` reads from all others."""
+    """What tells the weights of a folder that `load_model` reads from all others: their file's sha256, verified.
+
+    Raises:
+        ModelError
+    """
     folder = model_folder(folder)
-    if not (folder / MANIFEST).is_file():
+    if (folder / MANIFEST).is_file():
+        verify_folder(folder, ("model.safetensors",))
+    else:
         folder = RunDirectory(folder).best_checkpoint()
-    return str(read_json(folder / MANIFEST).get("model.safetensors", {}).get("sha256"))
+    return str(read_json(folder / MANIFEST)["model.safetensors"]["sha256"])
 
 
 def _require_size(config: Config, tokenizer: Tokenizer, weights_file: Path) -> None:

@@ -81,8 +81,8 @@ CPU_BATCH_TOKENS = 4_096  # a batch of 8,192 leaves 13 % padding instead of 5 % 
 class Facts:
     """What the choice depends on.
 
-    pairs: training pairs. src_chars, tgt_chars: characters of each side in all. unspaced: the script writes no spaces
-    between words. num_chars: different characters, but for the rarest (0.05 % of the text).
+    pairs: training pairs. src_chars, tgt_chars: characters of each side in all. src_unspaced, tgt_unspaced: its script
+    writes no spaces between words. num_chars: different characters, but for the rarest (0.05 % of the text).
     device: "cpu", "cuda" or "mps". cores: CPU threads. instructions: the CPU's, as torch names what it uses.
     max_minutes, max_epochs: the limits that the user gave, else 0.
     """
@@ -90,7 +90,8 @@ class Facts:
     pairs: int
     src_chars: int
     tgt_chars: int
-    unspaced: bool = False
+    src_unspaced: bool = False
+    tgt_unspaced: bool = False
     num_chars: int = 80
     device: str = "cpu"
     cores: int = 2
@@ -124,7 +125,8 @@ def measure(dataset: "datasets.Dataset", device: torch.device, train: TrainConfi
         pairs=total,
         src_chars=round(scale * sum(map(len, src))),
         tgt_chars=round(scale * sum(map(len, tgt))),
-        unspaced=unspaced((*src, *tgt)),
+        src_unspaced=unspaced(src),
+        tgt_unspaced=unspaced(tgt),
         num_chars=_covering(counts, 0.9995),
         device=device.type,
         cores=train.threads or torch.get_num_threads(),
@@ -276,11 +278,10 @@ def _tokens(facts: Facts, vocab_size: int) -> tuple[int, int]:
     A piece has 3.2 characters with 1,500 pieces and half a one more with twice as many; EOS and the full stop come to
     1.5 pieces a sentence. Scripts without white space between words (Chinese, Japanese, Thai) have shorter pieces.
     """
-    chars = 3.2 + 0.5 * math.log2(max(vocab_size, 500) / 1_500)
-    if facts.unspaced:
-        chars = 1.5
-    src, tgt = (round(count / chars + 1.5 * facts.pairs) for count in (facts.src_chars, facts.tgt_chars))
-    return src, tgt
+    spaced, shorter = 3.2 + 0.5 * math.log2(max(vocab_size, 500) / 1_500), 1.5
+    src = facts.src_chars / (shorter if facts.src_unspaced else spaced)
+    tgt = facts.tgt_chars / (shorter if facts.tgt_unspaced else spaced)
+    return round(src + 1.5 * facts.pairs), round(tgt + 1.5 * facts.pairs)
 
 
 def _seconds_per_epoch(shape: _Shape, facts: Facts, step_tokens: int) -> float:

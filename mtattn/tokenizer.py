@@ -13,6 +13,7 @@ import sentencepiece
 
 from mtattn.errors import CorpusError, ModelError
 from mtattn.interrupts import interruptible
+from mtattn.storage import read_small
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece writes a piece that is a byte
@@ -124,12 +125,13 @@ class Tokenizer:
         """Read what `to_files` described.
 
         Raises:
-            ModelError: no tokenizer there, or not a SentencePiece model of this project.
+            ModelError: no tokenizer there, far too large, or not a SentencePiece model of this project. FileError: it
+                cannot be read.
         """
         for joint in (True, False):
             paths = [folder / name for name in _file_names(joint)]
             if all(path.is_file() for path in paths):
-                return cls(*(path.read_bytes() for path in paths))
+                return cls(*map(read_small, paths))
         raise ModelError(f"{folder}: no tokenizer.model here; is this a run directory or a released model?")
 
 

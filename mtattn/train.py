@@ -76,14 +76,10 @@ def train(
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(closing(report))
         config, prepared = settle_on_ranks(config, run, report, device, ranks, fresh=fresh)
-        if fresh:
-            if run.started:
-                report.note(f"--fresh: replacing what {run.path} held")
-            ranks.from_main(run.clear)
-        if ranks.is_main:
+        if ranks.is_main and not fresh:
             report.log_to(run.log_file)
-        trainer = Trainer(config, run, prepared, report, interrupts, device, allow_changed_data, ranks)
-        # Once nothing speaks against it: a refusal leaves the run as it was (but with --fresh).
+        trainer = Trainer(config, run, prepared, report, interrupts, device, allow_changed_data, ranks, fresh=fresh)
+        # Once nothing speaks against it: a refusal leaves the run as it was.
         ranks.from_main(lambda: run.begin(config, prepared.tokenizer))
         return trainer.run_to_end()
 
@@ -101,23 +97,23 @@ class Trainer:
         device: torch.device,
         allow_changed_data: bool,
         ranks: Ranks | None = None,
+        *,
+        fresh: bool = False,
     ) -> None:
         self.config, self.run, self.data, self.report, self.interrupts = config, run, data, report, interrupts
         self.device, self.allow_changed_data, self.ranks = device, allow_changed_data, ranks or Ranks()
         self.lineage = lineage(config, data)
         self.batches = make_batches(config, data, int(config.train.batch_tokens))
         self.finetuning = Finetuning(config, data, run, report, interrupts.check) if config.finetune.model else None
-        self._start()
+        self._start(fresh=fresh)
         parameters = sum(p.numel() for p in self.learner.model.parameters())
         shared = f"; {self.ranks.size} processes share each batch" if self.ranks.size > 1 else ""
         report.note(f"model: {parameters:,} parameters on {device}; {torch.get_num_threads()} CPU threads{shared}")
-        if device.type == "cuda":  # a CPU would not tell: Linux promises memory that it lacks
-            self.learner.rehearse(self.batches.largest(self.state.position.epoch))
 
-    def _start(self) -> None:
-        """Stand where the newest checkpoint stands, or at the seeded beginning when there is none."""
+    def _start(self, *, fresh: bool = False) -> None:
+        """Stand where the newest checkpoint stands, or at the seeded beginning when there is none or it is replaced."""
         torch.manual_seed(self.config.train.seed)
-        saved = self.ranks.main_first(lambda: self.run.newest(self.report.warn))
+        saved = None if fresh else self.ranks.main_first(lambda: self.run.newest(self.report.warn))
         self.state = TrainState() if saved is None else self._resumed(saved)
         self.learner = Learner(
             self.config,
@@ -131,12 +127,28 @@ class Trainer:
         if saved is not None:
             self.learner.load(saved.weights, saved.optim)
             self.report.note(f"resuming at step {self.state.step}, epoch {self._epochs():.1f}")
+        self._rehearse()
+        if fresh:
+            self._replace()
         if self.ranks.is_main:
             self.run.metrics.cut(self.state.metrics_bytes, self.report.warn)
         if saved is None:
             self._begin()  # which may write metrics
         elif self.allow_changed_data:
             self._save()  # so that the data of today is this run's, though it may have no step left to take
+
+    def _rehearse(self) -> None:
+        """Find out whether memory suffices; a CPU would not tell, as Linux promises memory that it lacks."""
+        if self.device.type == "cuda":
+            self.learner.rehearse(self.batches.largest(self.state.position.epoch))
+
+    def _replace(self) -> None:
+        """Clear the run directory, its log too, which therefore is opened only now."""
+        if self.run.started:
+            self.report.note(f"--fresh: replacing what {self.run.path} held")
+        self.ranks.from_main(self.run.clear)
+        if self.ranks.is_main:
+            self.report.log_to(self.run.log_file)
 
     def _begin(self) -> None:
         """Set the weights of the first step: another model's, or random ones with embeddings that know the corpus."""

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "streams": "",
     "threads": "",
     "tmx": "",
-    "tokenizer": "interrupts",
+    "tokenizer": "interrupts storage",
     "unfilled": "",
     "decode": "beam history processors sampling",
     "readers": "hub tmx",

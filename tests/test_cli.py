@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +21,8 @@ from mtattn.errors import (
     MtattnError,
     RunInUseError,
 )
-from mtattn.finetune import weights_hash
 from mtattn.interrupts import Interrupted
-from mtattn.loading import load_model
+from mtattn.loading import weights_sha256
 from mtattn.sources import CorpusSource
 from mtattn.storage import MANIFEST, write_folder
 
@@ -68,6 +69,16 @@ def test_every_error_has_its_exit_code_and_one_line(
         assert err == "error: some/file: Permission denied\n"
     if isinstance(error, ZeroDivisionError):
         assert err == "error: unexpected ZeroDivisionError: x; --debug shows where, please report it\n"
+
+
+@pytest.mark.parametrize("command", [[], ["train"]])
+def test_the_reader_of_a_help_text_may_leave(command: list[str], tmp_path: Path) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "wb") as pipe:
+        program = [sys.executable, "-m", "mtattn", *command, "--help"]
+        done = subprocess.run(program, cwd=tmp_path, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_debug_shows_the_traceback(mtattn_: Run) -> None:
@@ -342,7 +353,7 @@ def test_eval_prints_one_json_object(mtattn_: Run, trained: Path) -> None:
     scores = json.loads(out)
     assert code == 0
     assert set(scores) == {"bleu", "chrf", "ter", "signature", "num_sentences", "scored", "weights", "seconds"}
-    assert scores["weights"] == weights_hash(load_model(trained)[0])
+    assert scores["weights"] == weights_sha256(trained)
     assert scores["scored"] == "dev"
     assert set(scores["signature"]) == {"bleu", "chrf", "ter"}
     assert scores["num_sentences"] == 4 and scores["seconds"] >= 0

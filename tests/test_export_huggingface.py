@@ -13,8 +13,7 @@ from mtattn.corpus import DataConfig
 from mtattn.errors import ConfigError, FileError
 from mtattn.export.exporter import Trained
 from mtattn.export.huggingface import card, push, write
-from mtattn.finetune import weights_hash
-from mtattn.loading import load_model
+from mtattn.loading import load_model, weights_sha256
 from mtattn.mixing import FinetuneConfig
 from mtattn.sources import CorpusSource
 
@@ -124,8 +123,8 @@ def test_a_licence_that_was_filled_in_goes_along(trained, tmp_path):
 
 def test_scores_of_other_weights_are_refused(trained, tmp_path):
     trained = replace(trained, folder=tmp_path / "run")
-    trained.folder.mkdir()
-    for weights, name in ((weights_hash(trained.model), "a"), ("0" * 64, "b")):
+    write(trained, trained.folder, "float32")
+    for weights, name in ((weights_sha256(trained.folder), "a"), ("0" * 64, "b")):
         (trained.folder / "scores.json").write_text(json.dumps({**SCORES, "weights": weights}))
         if name == "a":
             write(trained, tmp_path / name, "float32")

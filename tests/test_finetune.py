@@ -1,5 +1,6 @@
 """Fine-tuning: it starts exactly where the model stands, keeps its tokenizer, resumes, and says what it changed."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -16,9 +17,9 @@ from tiny_run import Notes, change_dev, outcome, signal_at, tensors, tiny_config
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config
 from mtattn.errors import ConfigError, CorpusError, DivergedError, ModelError, MtattnError
-from mtattn.finetune import lowered, weights_hash
+from mtattn.finetune import lowered
 from mtattn.interrupts import Interrupted
-from mtattn.loading import load_model
+from mtattn.loading import load_model, weights_sha256
 from mtattn.mixing import FinetuneConfig, Mixture
 from mtattn.prepare import Pairs
 from mtattn.resolve import resolve
@@ -106,8 +107,8 @@ def test_the_learning_rates_are_lowered(work: Path, tuned: tuple[Path, Notes]) -
 
 
 def test_the_hash_is_that_of_the_released_file(work: Path) -> None:
-    manifest = json.loads((work / "base" / "model" / "MANIFEST.json").read_text())
-    assert weights_hash(load_model(work / "base")[0]) in json.dumps(manifest)
+    released = (work / "base" / "model" / "model.safetensors").read_bytes()
+    assert weights_sha256(work / "base") == hashlib.sha256(released).hexdigest()
 
 
 # What it reports
@@ -116,7 +117,7 @@ def test_the_hash_is_that_of_the_released_file(work: Path) -> None:
 def test_both_dev_sets_are_scored_before_and_after(work: Path, tuned: tuple[Path, Notes]) -> None:
     run, report = tuned
     scores = json.loads((run / "model" / "scores.json").read_text())["finetune"]
-    assert (scores["from"], scores["from_weights"]) == (str(work / "base"), weights_hash(load_model(work / "base")[0]))
+    assert (scores["from"], scores["from_weights"]) == (str(work / "base"), weights_sha256(work / "base"))
     for name in ("new_dev", "old_dev"):
         assert set(scores[name]["before"]) == set(scores[name]["after"]) == {"bleu", "chrf"}
     base = json.loads((work / "base" / "model" / "scores.json").read_text())

@@ -84,11 +84,12 @@ def test_slower_cores_never_get_a_larger_model(count: int, limit: float) -> None
     assert all(less[key] <= more[key] for key in GROWING)
 
 
-@given(pairs, st.integers(1, 200), st.integers(1, 30_000), st.booleans(), minutes, devices)
+@given(pairs, st.integers(1, 200), st.integers(1, 30_000), st.booleans(), st.booleans(), minutes, devices)
 def test_every_choice_makes_a_config_and_has_a_reason(
-    count: int, length: int, letters: int, unspaced: bool, limit: float, device: str
+    count: int, length: int, letters: int, src_unspaced: bool, tgt_unspaced: bool, limit: float, device: str
 ) -> None:
-    found = Facts(count, length * count, length * count, unspaced, letters, device, 4, max_minutes=limit)
+    chars = length * count
+    found = Facts(count, chars, chars, src_unspaced, tgt_unspaced, letters, device, 4, max_minutes=limit)
     choices = choose(found)
     config = parse_config(as_table(choices), "chosen")
     assert parse_config(as_table(choose(found)), "again") == config
@@ -168,9 +169,23 @@ def test_the_facts_of_a_corpus() -> None:
     for sample in (7, 50, 1000):
         found = measure(dataset, CPU, train, sample)
         assert (found.pairs, found.src_chars, found.tgt_chars) == (50, 250, 150)
-        assert (found.unspaced, found.num_chars) == (False, 4)
+        assert (found.src_unspaced, found.tgt_unspaced, found.num_chars) == (False, False, 4)
         assert (found.device, found.max_minutes, found.cores) == ("cpu", 3.0, 5)
     assert measure(dataset, CPU, TrainConfig()).cores == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_side_has_a_script_of_its_own(turned: bool) -> None:
+    english, chinese = (
+        "a man in a blue shirt is standing on a ladder cleaning a window",
+        "穿蓝色衬衫的男人站在梯子上擦窗户",
+    )
+    src, tgt = (chinese, english) if turned else (english, chinese)
+    found = measure(Dataset.from_dict({"src": [src] * 100, "tgt": [tgt] * 100}), CPU, TrainConfig())
+    assert (found.src_unspaced, found.tgt_unspaced) == (turned, not turned)
+    tokens = round(100 * (len(english) / 3.2 if turned else len(chinese) / 1.5) + 150)
+    config = load_config(None, ["tokenizer.vocab_size=1500"])
+    assert f"an epoch: about {tokens:,} target tokens" in estimate(config, found)
 
 
 # By the program

@@ -5,6 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mtattn.errors import CorpusError, ModelError
+from mtattn.storage import MAX_SMALL_FILE
 from mtattn.tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Tokenizer, TokenizerConfig, train_tokenizer
 
 SPECIAL_LOOKING = ["</s>", "a </s> b", "<s>", "<pad>", "<unk>", "<0x41>", "⁇"]
@@ -130,6 +131,15 @@ def test_load_says_what_is_wrong(tmp_path):
         (tmp_path / "tokenizer.model").write_bytes(content)
         with pytest.raises(ModelError, match="the tokenizer"):
             Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.tgt.model"])
+def test_a_file_far_too_large_is_refused_by_its_size(tmp_path, tokenizer, name):
+    (tmp_path / "tokenizer.src.model").write_bytes(tokenizer.to_files()["tokenizer.model"])
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(MAX_SMALL_FILE + 1)  # a hole, which takes no space
+    with pytest.raises(ModelError, match=rf"{name}: \d+ bytes; such a file has at most {MAX_SMALL_FILE}"):
+        Tokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize("options", [{"vocab_size": 260}, {"sampling": 1.0}, {"sampling": -0.1}])

@@ -224,6 +224,20 @@ def test_fresh_starts_over(corpus: Path, tmp_path: Path) -> None:
     assert outcome(tmp_path / "run") == outcome(tmp_path / "other")
 
 
+def test_fresh_replaces_nothing_when_memory_does_not_suffice(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(trainer: Trainer) -> None:
+        raise ConfigError("out of memory on a single row")
+
+    train_tiny(tiny_config(corpus), tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    monkeypatch.setattr(Trainer, "_rehearse", out_of_memory)
+    with pytest.raises(ConfigError, match="out of memory"):
+        train_tiny(tiny_config(corpus, "train.seed=2"), tmp_path / "run", fresh=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
 def test_checkpoints_of_a_lost_config_are_refused_but_fresh_replaces_them(corpus: Path, tmp_path: Path) -> None:
     config = tiny_config(corpus, "train.max_epochs=1")
     train_tiny(config, tmp_path / "run")
