@@ -31,8 +31,11 @@ class Recipe:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.folder: Path = options.work / "corpus"
+        names = [f"{split}.{language}" for split in CORPUS for language in ("en", "de")]
+        if missing := [name for name in names if not (options.folder / name).is_file()]:
+            sys.exit(f"{options.folder}: no {', '.join(missing)} there; give the folder of Multi30k's unpacked files")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in (f"{split}.{language}" for split in CORPUS for language in ("en", "de")):
+        for name in names:
             if not (self.folder / name).exists():
                 shutil.copyfile(options.folder / name, self.folder / name)
 
@@ -55,11 +58,16 @@ class Recipe:
         subprocess.run([sys.executable, "-m", "mtattn", *command, "--device", self.options.device], check=True)
 
 
+def numbers(text: str) -> list[int]:
+    """Of "1,2,3": [1, 2, 3]."""
+    return [*map(int, text.split(","))]
+
+
 def main() -> None:
     """Train, translate, train on the union, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the corpus is")
-    parser.add_argument("--seeds", default="1,2,3", help="of the models that learn from the union")
+    parser.add_argument("--seeds", type=numbers, default="1,2,3", help="of the models that learn from the union")
     parser.add_argument("--epochs", type=int, default=50, help="of the models that translate the training text")
     parser.add_argument("--work", type=Path, default=Path("runs/diversification"), help="where everything is kept")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="an override for every training")
@@ -74,7 +82,7 @@ def main() -> None:
     for number, model in enumerate(back, 1):
         recipe.translate("train.de", f"backward{number}.en", model)
     systems = {"a teacher": ahead[:1], "both teachers": ahead}
-    for seed in map(int, options.seeds.split(",")):
+    for seed in options.seeds:
         systems[f"student {seed}"] = [recipe.train("multi30k-en-de-diverse", f"student-{seed}", f"train.seed={seed}")]
     outputs = {
         name: lines_of(recipe.translate(f"{TEST}.en", f"{TEST}.{name.replace(' ', '-')}.de", *models))

@@ -146,6 +146,14 @@ def test_diversification_writes_what_its_config_reads(script, tmp_path, monkeypa
     assert "| student 2 |" in capsys.readouterr().out
 
 
+def test_diversification_begins_nothing_without_the_corpus(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["diversification.py", "nowhere"])
+    with pytest.raises(SystemExit, match="nowhere: no train.en, train.de, .* there; give the folder"):
+        script("diversification").main()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def work(script, tmp_path):
     """A tiny corpus as training.py hands it out: (Job, groups of batches)."""
