@@ -149,7 +149,7 @@ def test_diversification_writes_what_its_config_reads(script, tmp_path, monkeypa
 def test_diversification_begins_nothing_without_the_corpus(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["diversification.py", "nowhere"])
-    with pytest.raises(SystemExit, match="nowhere: no train.en, train.de, .* there; give the folder"):
+    with pytest.raises(SystemExit, match=r"nowhere: no train\.en, train\.de, .* there; give the folder"):
         script("diversification").main()
     assert not list(tmp_path.iterdir())
 
