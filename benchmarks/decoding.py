@@ -155,14 +155,14 @@ def start_joeynmt(
 
 def exported(folder: Path, translator: Translator, threads: int, compute_type: str) -> Engine:
     """CTranslate2; its setting is (batches side by side, sentences a batch), and it sorts by length itself."""
-    import ctranslate2
+    from mtattn.export.ctranslate2 import start_engine
 
     files = list(translator.tokenizer.to_files().values())
     source, target = (SentencePieceProcessor(model_proto=model) for model in (files[0], files[-1]))
     config = translator.config
     engines = {
-        workers: ctranslate2.Translator(
-            str(folder), inter_threads=workers, intra_threads=threads // workers, compute_type=compute_type
+        workers: start_engine(
+            folder, inter_threads=workers, intra_threads=threads // workers, compute_type=compute_type
         )
         for workers in {1, threads}
     }

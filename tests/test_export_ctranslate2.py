@@ -60,6 +60,19 @@ def test_same_log_probabilities_and_translations(options, make_model, tokenizer,
     assert parity.num_tokens == sum(len(row) for row in pairs[1])
 
 
+def test_torch_keeps_its_number_of_threads(make_model, tokenizer, tmp_path):
+    model = make_model(tokenizer.src_vocab_size)
+    write(trained(model, tokenizer, tmp_path), tmp_path, "float32")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        engine = CTranslate2Engine(tmp_path, tokenizer)
+        engine.translate(tokenizer.encode_src(["cat"]), SEARCH)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("options", [{}, {"norm": "layernorm"}, {"norm": "layernorm", "bias": True}], ids=str)
 def test_small_queries_and_keys_are_normalised_alike(options, make_model, tokenizer, pairs, tmp_path):
     model = make_model(tokenizer.src_vocab_size, **options)

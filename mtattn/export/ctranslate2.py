@@ -4,6 +4,7 @@ Its layers are named after what they hold: linear_0 is queries, keys and values 
 queries alone for cross-attention, whose linear_1 is keys and values; the last linear is the output projection.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -202,14 +203,22 @@ def _copied(*tensors: Tensor) -> Tensor:
     return torch.cat([tensor.detach().float().cpu() for tensor in tensors]).clone()
 
 
+def start_engine(folder: Path, **options: Any) -> Any:
+    """A `ctranslate2.Translator` of the folder, made in a thread of its own.
+
+    Its constructor sets OpenMP's number of threads, which torch has in common with it, for the thread that calls it: it
+    would leave torch `intra_threads` of them for the rest of the process.
+    """
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(extra("ctranslate2").Translator, str(folder), device="cpu", **options).result()
+
+
 class CTranslate2Engine:
     """Run an exported folder, in the numbers that its weights are stored in, where the machine can."""
 
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.translator = extra("ctranslate2").Translator(
-            str(folder), device="cpu", inter_threads=1, intra_threads=1, compute_type="default"
-        )
+        self.translator = start_engine(folder, inter_threads=1, intra_threads=1, compute_type="default")
         self.tgt_ids = {piece: i for i, piece in enumerate(tokenizer.tgt_pieces(range(tokenizer.tgt_vocab_size)))}
 
     def score(self, src: Ids, tgt: Ids) -> list[list[float]]:
