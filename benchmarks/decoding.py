@@ -1,4 +1,4 @@
-"""How fast is mtattn's translation, in float32, int8 and where it pays bfloat16, beside CTranslate2 with its weights?
+"""How fast is mtattn's translation, in all precisions that this machine has, beside CTranslate2 with its weights?
 
     python benchmarks/decoding.py runs/NAME test.en [--ref test.de] [--beams 1,5] [--threads 2] [--json OUT]
     python benchmarks/decoding.py runs/NAME train.en --lines 10000 --latency-lines 20 --repeats 2
@@ -40,6 +40,7 @@ from mtattn import translate
 from mtattn.config import Config
 from mtattn.evaluate import score
 from mtattn.export.stock import obstacles
+from mtattn.linear import unavailable
 from mtattn.loading import load_model
 from mtattn.memory import keep_freed_memory
 from mtattn.precision import choose_precision
@@ -309,6 +310,8 @@ def main() -> None:
     keep_freed_memory()
     device = torch.device(options.device)
     kinds = dict(QUANTIZATIONS) if device.type == "cpu" else {"float32": "none"}
+    if device.type == "cpu" and not unavailable("float16"):
+        kinds["float16"] = "float16"
     if choose_precision(device)[0] == "bfloat16":
         kinds["bfloat16"] = "bfloat16"
     translators = [

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mtattn.attention import MultiHeadAttention, Position, RMSNorm, Rotary
 from mtattn.attention.scores import ScaledDot, Symmetric
 from mtattn.keys import Ancestors, Grid, Keys
-from mtattn.linear import LINEARS, Linear
+from mtattn.linear import LINEARS, Linear, unavailable
 from mtattn.model import (
     ACTIVATIONS,
     DecoderLayer,
@@ -64,7 +64,8 @@ class PreparedModel:
         reason: why the model itself does the work; "" where it does not.
 
     Raises:
-        ValueError: quantization is asked for, and the model is unsupported, unless it is in that format already.
+        ValueError: quantization is asked for, and the machine lacks it, or the model is unsupported and not in that
+            format already.
     """
 
     def __init__(self, model: Transformer, quantization: str = "none") -> None:
@@ -73,6 +74,8 @@ class PreparedModel:
         already = quantization == "bfloat16" and model.out_embed.weight.dtype == torch.bfloat16
         if self.reason and quantization != "none" and not already:
             raise ValueError(f"quantization = {quantization!r} is not possible for this model: {self.reason}")
+        if why := unavailable(quantization):
+            raise ValueError(f"quantization = {quantization!r} is not possible on this machine: {why}")
         self._parameters = list(model.parameters())
         self._stacks: _Stacks | None = None
         self._lock = threading.Lock()

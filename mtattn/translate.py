@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from mtattn.prefix import paired
 from mtattn.processors import ForcedPrefix, Processor
 from mtattn.scripts import unspaced
 from mtattn.segments import split_long
+from mtattn.threads import use_one_thread
 from mtattn.tokenizer import Tokenizer
 
 LINES_AHEAD = 10_000  # lines read together, at most: sorting among so many leaves little padding
@@ -38,6 +40,7 @@ NOTED = {
 SEARCHED_BY = {"beam": {"beam_size", "diversity"}, "sample": {"temperature", "top_k", "top_p", "seed"}}
 """What of [decode] one kind of search alone heeds."""
 BATCH_POSITIONS = 16_384  # source pieces, padding included, that are translated together on a CPU, times beams
+MAX_WORKERS = 8  # batches side by side on a CPU: each takes memory, and more of them wait for Python's lock
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,12 @@ def load_translator(
     try:
         decode = replace(config.decode, **{name: value for name, value in asked.items() if value is not None})
         model = placed(model, device, decode.quantization)
-        return Translator(model, tokenizer, decode, max_len=config.filter.max_len)
+        translator = Translator(model, tokenizer, decode, max_len=config.filter.max_len)
     except ValueError as error:
         raise ConfigError(f"decode: {error}") from None
+    if device.type == "cpu":
+        translator.workers = min(torch.get_num_threads(), MAX_WORKERS)
+    return translator
 
 
 def _require_heeded(search: str, overrides: Sequence[str], beam: int | None) -> None:
@@ -159,6 +165,8 @@ class Translator:
             prepared model's.
         on_graphs: whether what mtattn.graph_search knows is left to it: on a GPU.
         refine: applied to what each search found, in this order (see mtattn.glossary and mtattn.mbr).
+        workers: batches searched side by side on a CPU, by a thread each: what one step computes is little, and threads
+            that share it wait for each other.
         num_split: lines that were too long so far.
         flagged: how many segments so far had each flag.
     """
@@ -177,6 +185,7 @@ class Translator:
         self.start: Callable[[Tensor], Step] | None = None
         self.on_graphs = self.device.type == "cuda"
         self.refine: list[Refine] = []
+        self.workers = 1
         self.num_split, self.flagged, self._asked = 0, Counter[str](), config.nbest
 
     def translate(
@@ -208,8 +217,10 @@ class Translator:
         while block := list(islice(pairs, size)):
             parts = self._split(block, before)
             segments: list[Segment | None] = [None] * len(parts)
-            for numbers in self._batches(parts):
-                for number, found in zip(numbers, self._refined([parts[i] for i in numbers]), strict=True):
+            batches = list(self._batches(parts))
+            searched = self._searched([[parts[i] for i in numbers] for numbers in batches])
+            for numbers, refined in zip(batches, searched, strict=True):
+                for number, found in zip(numbers, refined, strict=True):
                     segments[number] = found
                 finished += len(numbers)
                 done(finished)
@@ -244,9 +255,9 @@ class Translator:
         """Numbers of what is not blank (EOS alone), those of like length together, the longest first."""
         lens = [len(part.src_ids) for part in parts]
         filled = sorted((i for i in range(len(parts)) if lens[i] > 1), key=lambda i: -lens[i])
-        start = 0
+        start, share = 0, -(-len(filled) // self.workers)  # rounded up
         while start < len(filled):
-            count = self._batch_size(lens[filled[start]])
+            count = min(share, self._batch_size(lens[filled[start]]))
             yield filled[start : start + count]
             start += count
 
@@ -269,8 +280,15 @@ class Translator:
                 found.append(f"warning: {count} {what}")
         return [note for note in found if note]
 
-    def _refined(self, parts: Sequence[Part]) -> Sequence[Segment]:
-        found: Sequence[Segment] = self.search(parts)
+    def _searched(self, batches: Sequence[Sequence[Part]]) -> Iterator[Sequence[Segment]]:
+        """What is found for each batch, in order."""
+        if min(self.workers, len(batches)) <= 1:
+            yield from (self._refined(parts, self.search(parts)) for parts in batches)
+            return
+        with ThreadPoolExecutor(self.workers, initializer=use_one_thread) as pool:
+            yield from map(self._refined, batches, pool.map(self.search, batches))
+
+    def _refined(self, parts: Sequence[Part], found: Sequence[Segment]) -> Sequence[Segment]:
         for refine in self.refine:
             found = refine(parts, found, self.search)
         for segment in found:

@@ -78,7 +78,7 @@ MAY_IMPORT = {
     "loading": "checkpoint config model storage tokenizer unfilled",
     "prepare": "batch config corpus examples mixing progress storage tokenizer",
     "translate": "batch config corpus decode flags graph_search history inference loading model "
-    "prefix processors scripts segments tokenizer",
+    "prefix processors scripts segments threads tokenizer",
 }
 HEAVY = {"torch", "datasets", "matplotlib", "sentencepiece", "numpy", "pyarrow", "sacrebleu"}
 

@@ -5,6 +5,7 @@ import torch
 
 from mtattn.decode import DecodeConfig, search
 from mtattn.inference import PreparedModel, unsupported
+from mtattn.linear import LINEARS, unavailable
 from mtattn.model import DecoderState, PositionConfig
 
 V, PAD = 31, 0
@@ -76,7 +77,13 @@ def test_says_why_the_model_itself_does_the_work(make_model, reason):
     assert "not float32" in unsupported(make_model(V).double())
 
 
-@pytest.mark.parametrize("quantization", ["bfloat16", "int8"])
+def test_what_the_machine_lacks_is_refused(make_model, monkeypatch):
+    monkeypatch.setattr(torch.backends.quantized, "engine", "qnnpack")
+    with pytest.raises(ValueError, match="quantization = 'float16' is not possible on this machine"):
+        PreparedModel(make_model(V), "float16")
+
+
+@pytest.mark.parametrize("quantization", [kind for kind in LINEARS if kind != "none" and not unavailable(kind)])
 def test_quantized_is_near_and_no_sentence_feels_another(make_model, quantization):
     model = make_model(V, d_model=64, d_ff=128)
     expected, found = logits_of(model.start(SRC), 3), logits_of(PreparedModel(model, quantization).start(SRC), 3)

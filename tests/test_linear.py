@@ -4,17 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtattn.linear import LINEARS, Float32Linear, Int8Linear, NarrowInt8Linear
+from mtattn.linear import LINEARS, Float16Linear, Float32Linear, Int8Linear, NarrowInt8Linear, unavailable
 
 X86 = torch.cpu.get_capabilities()["architecture"] == "x86_64"
 INT8 = [Int8Linear, NarrowInt8Linear] if X86 else [Int8Linear]  # whichever this processor is better at
+HERE = [kind for kind in LINEARS if not unavailable(kind)]
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("kind", LINEARS)
+@pytest.mark.parametrize("kind", HERE)
 @pytest.mark.parametrize("num_rows", [1, 7, 100])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_equals_torch(kind, num_rows, with_bias):
@@ -51,6 +52,12 @@ def test_int8_sums_do_not_overflow(kind):
     signs = torch.tensor([1.0, -1.0])
     x, weight = signs[:, None].expand(2, 256).contiguous(), signs[:, None].expand(2, 256).contiguous()
     torch.testing.assert_close(kind(weight)(x), x @ weight.T)
+
+
+@pytest.mark.skipif("float16" not in HERE, reason=unavailable("float16"))
+def test_float16_rounds_weights_and_nothing_else():
+    x, weight = random(5, 64) * 1e5, random(40, 64, seed=1)  # inputs and sums that 16 bits do not hold
+    torch.testing.assert_close(Float16Linear(weight)(x), x @ weight.half().float().T)
 
 
 def test_int8_takes_a_quarter_of_the_memory():

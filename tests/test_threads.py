@@ -1,9 +1,11 @@
 """How many threads torch is told to use."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from mtattn.threads import use_threads
+from mtattn.threads import use_one_thread, use_threads
 
 
 @pytest.mark.parametrize(("count", "told"), [(0, []), (3, []), (1, [1])], ids=["as found", "as it is", "another"])
@@ -17,3 +19,10 @@ def test_torch_is_told_a_number_only_where_that_changes_it(
     use_threads(count)
 
     assert said == told
+
+
+def test_one_thread_can_compute_alone_while_others_keep_theirs() -> None:
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(1, initializer=use_one_thread) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == before

@@ -47,6 +47,36 @@ def test_a_batch_of_one_equals_a_batch_of_64(make_model, tokenizer, lines, optio
         assert scores == pytest.approx(together[number][1], abs=1e-4)
 
 
+@pytest.mark.parametrize("options", [{"beam_size": 3, "nbest": 2}, {"search": "sample", "nbest": 2}])
+def test_batches_side_by_side_find_what_one_after_the_other_do(model, tokenizer, lines, options, monkeypatch):
+    monkeypatch.setattr("mtattn.translate.BATCH_POSITIONS", 60)
+    translator = Translator(model, tokenizer, DecodeConfig(**SHORT, **options))
+    expected = outcomes(translator, lines)
+    translator.workers = 3
+    found = outcomes(translator, lines)
+    assert [texts for texts, _ in found] == [texts for texts, _ in expected]
+    for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_few_lines_keep_all_workers_busy(model, tokenizer, lines):
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=2, **SHORT))
+    translator.workers = 3
+    searched = list[int]()
+    search = translator.search
+    translator.search = lambda parts, processors=(): searched.append(len(parts)) or search(parts, processors)
+    list(translator.translate(["", *lines[:8]]))
+    assert sorted(searched) == [2, 3, 3]
+
+
+def test_an_error_in_one_batch_ends_all(model, tokenizer, lines):
+    translator = Translator(model, tokenizer, DecodeConfig(beam_size=2, **SHORT))
+    translator.workers = 2
+    translator.search = lambda parts, processors=(): 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        list(translator.translate(lines))
+
+
 @pytest.mark.parametrize("beam_size", [1, 4])
 def test_on_graphs_the_outcome_is_the_same(model, tokenizer, lines, beam_size, monkeypatch):
     config = DecodeConfig(beam_size=beam_size, nbest=beam_size, **SHORT)
