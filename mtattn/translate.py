@@ -252,14 +252,18 @@ class Translator:
         return parts
 
     def _batches(self, parts: Sequence[Part]) -> Iterator[list[int]]:
-        """Numbers of what is not blank (EOS alone), those of like length together, the longest first."""
+        """Numbers of what is not blank (EOS alone), those of like length together, the longest first.
+
+        Of the neighbours that all workers take together each gets every n-th, so that all have as much to do.
+        """
         lens = [len(part.src_ids) for part in parts]
         filled = sorted((i for i in range(len(parts)) if lens[i] > 1), key=lambda i: -lens[i])
-        start, share = 0, -(-len(filled) // self.workers)  # rounded up
+        start = 0
         while start < len(filled):
-            count = min(share, self._batch_size(lens[filled[start]]))
-            yield filled[start : start + count]
-            start += count
+            count = self._batch_size(lens[filled[start]])
+            neighbours = filled[start : start + count * self.workers]
+            yield from (neighbours[i :: self.workers] for i in range(min(self.workers, len(neighbours))))
+            start += len(neighbours)
 
     def _batch_size(self, longest: int) -> int:
         """How many sentences of up to so many pieces are translated together."""
