@@ -20,7 +20,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measuring import apart, growth, resident_mebibytes, take_json, write_json
+from measuring import apart, growth, numbers, resident_mebibytes, take_json, write_json
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -205,14 +205,14 @@ def bars(times: dict[str, dict[int, float]], memory: dict[str, dict[int, float]]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", default="64,128,256,512,1024,2048,4096,8192")
+    parser.add_argument("--lengths", type=numbers, default="64,128,256,512,1024,2048,4096,8192")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--forward", action="store_true", help="no gradients")
     parser.add_argument("--budget", type=float, default=4.0, help="seconds for each length and table")
     take_json(parser)
     args = parser.parse_args()
-    lengths = [int(length) for length in args.lengths.split(",")]
+    lengths = args.lengths
     tables = list(kernels()), list(layers())
     times: dict[str, dict[int, float]] = {name: {} for names in tables for name in names}
     memory: dict[str, dict[int, float]] = {name: {} for name in times}

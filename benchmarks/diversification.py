@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from measuring import lines_of, take_json, write_json
+from measuring import lines_of, numbers, take_json, write_json
 from scores import compare, show
 
 CORPUS = ("train", "val", "test_2016_flickr")
@@ -56,11 +56,6 @@ class Recipe:
 
     def _mtattn(self, *command: str) -> None:
         subprocess.run([sys.executable, "-m", "mtattn", *command, "--device", self.options.device], check=True)
-
-
-def numbers(text: str) -> list[int]:
-    """Of "1,2,3": [1, 2, 3]."""
-    return [*map(int, text.split(","))]
 
 
 def main() -> None:

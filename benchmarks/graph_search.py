@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import spread, take_json, write_json
+from measuring import numbers, spread, take_json, write_json
 from torch import Tensor
 
 from mtattn.decode import DecodeConfig, search
@@ -102,8 +102,8 @@ def profile(work: Callable[[], Found]) -> None:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sentences", default="1,64,1000")
-    parser.add_argument("--beams", default="1,5")
+    parser.add_argument("--sentences", type=numbers, default="1,64,1000")
+    parser.add_argument("--beams", type=numbers, default="1,5")
     parser.add_argument("--vocab", type=int, default=8000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -111,8 +111,8 @@ def main() -> None:
     take_json(parser)
     options = parser.parse_args()
     model, rows = random_model(options.vocab, torch.device(options.device)), []
-    for beam in map(int, options.beams.split(",")):
-        for count in map(int, options.sentences.split(",")):
+    for beam in options.beams:
+        for count in options.sentences:
             rows.append(row := measure(model, count, beam, options))
             print(
                 f"beam {beam}, {count:5} sentences: step by step {row['step_by_step_ms']:8.1f} ms, graphs first "

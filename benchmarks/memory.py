@@ -26,7 +26,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from measuring import take_json, write_json
+from measuring import numbers, take_json, write_json
 
 TOY = Path(__file__).parent.parent / "data" / "toy"
 PHASES = ("reading the corpus", "training the tokenizer", "encoding")  # as mtattn.prepare names them
@@ -178,11 +178,11 @@ def main() -> None:
     """Parse, measure each size, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=WORK)
-    parser.add_argument("--sizes", help="lines or pairs, with commas between")
+    parser.add_argument("--sizes", type=numbers, help="lines or pairs, with commas between")
     take_json(parser)
     parser.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else SIZES[options.what]
+    sizes = options.sizes or SIZES[options.what]
     if options.work_in:
         print(json.dumps(WORK[options.what](sizes[0], options.work_in)))
         return

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import take_json, write_json
+from measuring import numbers, take_json, write_json
 
 from mtattn.checkpoint import RunDirectory
 from mtattn.corpus import DataConfig
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--test", help="default: the dev corpus, which flatters all alike")
     parser.add_argument("--src", default="en", help="language code of the source")
     parser.add_argument("--tgt", default="de", help="language code of the target")
-    parser.add_argument("--pairs", default="3000,30000,157000")
+    parser.add_argument("--pairs", type=numbers, default="3000,30000,157000")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training, for each contender")
     hand = ",".join([*HAND_MADE, "multi30k-en-de-quick", "tatoeba-en-de"])
     parser.add_argument("--hand", default=hand, help="hand-made configs to compare with")
@@ -121,7 +121,7 @@ def main() -> None:
     use_threads(options.threads)
     whole = DataConfig(src=options.src, tgt=options.tgt, train=options.train)
     results: dict[int, list[dict[str, Any]]] = {}
-    for pairs in map(int, options.pairs.split(",")):
+    for pairs in options.pairs:
         folder = options.folder / str(pairs)
         data = {"src": options.src, "tgt": options.tgt, "train": write_part(whole, pairs, folder / "text")}
         data |= {"dev": options.dev, "test": options.test or options.dev, "folder": ""}

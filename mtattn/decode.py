@@ -11,7 +11,7 @@ and the model's own: log_softmax of what the step returned, whatever was forbidd
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from mtattn.sampling import draw, uniform
 # A CPU knows at once what is done and which places are empty. A GPU would have to wait for that, and computes all.
 KNOWN_AT_ONCE = ("cpu",)
 MAX_WIDTH = 1000  # hypotheses a sentence: memory holds their logits
+Quantization = Literal["none", "bfloat16", "float16", "int8"]
 SYNC_EVERY = 8  # steps between looks at the result on a GPU, for which the host has to wait each time
 
 
@@ -64,7 +65,7 @@ class DecodeConfig:
     min_len_ratio: float = 0.0  # EOS is allowed after min_len_ratio * source length tokens, and after
     min_len: int = 0  # so many
     # of the weights while translating: see mtattn.linear; on a GPU none or bfloat16
-    quantization: Literal["none", "bfloat16", "float16", "int8"] = "none"
+    quantization: Quantization = "none"
     no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a target; 0: any may
     # `beam`: nats by which each better sibling sets a continuation back, in the choice but not in its score, for n-best
     # lists with fewer near-copies (Li et al. 2016, https://arxiv.org/abs/1611.08562)
@@ -80,11 +81,7 @@ class DecodeConfig:
             ("search", " or ".join(sorted(SEARCHES)), self.search in SEARCHES),
             ("beam_size", f"from 1 to {MAX_WIDTH}", 1 <= self.beam_size <= MAX_WIDTH),
             ("nbest", f"from 1 to {up_to.format(most)}", 1 <= self.nbest <= most),
-            (
-                "quantization",
-                "none, bfloat16, float16 or int8",
-                self.quantization in ("none", "bfloat16", "float16", "int8"),
-            ),
+            ("quantization", "none, bfloat16, float16 or int8", self.quantization in get_args(Quantization)),
             ("length_penalty", "from 0 to 5", 0 <= self.length_penalty <= 5),  # lengths to that power fit a float32
             ("max_len_ratio", "from 0 to 100", 0 <= self.max_len_ratio <= 100),  # memory holds what may be written
             ("max_len_extra", "from 1 to 10,000", 1 <= self.max_len_extra <= 10_000),

@@ -129,7 +129,7 @@ def load_translator(
         translator = Translator(model, tokenizer, decode, max_len=config.filter.max_len)
     except ValueError as error:
         raise ConfigError(f"decode: {error}") from None
-    if device.type == "cpu":
+    if device.type == "cpu":  # and not in every Translator: training may have told MKL its threads (mtattn.threads)
         translator.workers = min(torch.get_num_threads(), MAX_WORKERS)
     return translator
 
@@ -287,7 +287,7 @@ class Translator:
     def _searched(self, batches: Sequence[Sequence[Part]]) -> Iterator[Sequence[Segment]]:
         """What is found for each batch, in order."""
         if min(self.workers, len(batches)) <= 1:
-            yield from (self._refined(parts, self.search(parts)) for parts in batches)
+            yield from map(self._refined, batches, map(self.search, batches))
             return
         with ThreadPoolExecutor(self.workers, initializer=use_one_thread) as pool:
             yield from map(self._refined, batches, pool.map(self.search, batches))

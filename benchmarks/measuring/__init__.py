@@ -37,6 +37,11 @@ def spread(values: Sequence[float], unit: str = "") -> str:
     return f"{statistics.median(values):.2f}{unit} [{min(values):.2f}, {max(values):.2f}]"
 
 
+def numbers(text: str) -> list[int]:
+    """Of "1,2,3": [1, 2, 3], as the type of an argument."""
+    return [*map(int, text.split(","))]
+
+
 def lines_of(path: Path) -> list[str]:
     """A text file's lines, which end at a line feed alone."""
     return path.read_bytes().decode().removesuffix("\n").split("\n")
