@@ -1,80 +1,63 @@
-"""The arithmetic of one step of beam search: normalise logits, find the best continuations.
+"""The arithmetic of one step of beam search: find the best continuations.
 
-Legend: N sentences, K hypotheses of each, R rows of logits (N K, or fewer where places are empty), V vocabulary.
-Nothing here depends on another row, on a device or on chance.
+Legend: N sentences, K hypotheses of each, R rows of log-probabilities (N K, or fewer where places are empty), V
+vocabulary, B blocks of BLOCK columns, the last one filled up with -inf. Nothing here depends on another sentence or on
+chance.
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 64  # columns under one maximum: near sqrt(V) for V = 8,000, and a width that a CPU reduces fast
-CACHED = 2**18  # floats (1 MiB) worked on at a time on a CPU, to stay in its cache: 3 times faster than all at once
-
-
-def log_normaliser(logits: Tensor) -> Tensor:
-    """log sum exp over the vocabulary, so that log_softmax(logits) = logits - log_normaliser(logits)[..., None].
-
-    Args:
-        logits: [R, V], float32 or bfloat16.
-
-    Returns:
-        [R] float32; never below the largest logit, so that no log-probability exceeds 0.
-    """
-    return torch.cat([_log_sum_exp(rows) for rows in row_chunks(logits)])
-
-
-def _log_sum_exp(rows: Tensor) -> Tensor:
-    # log_softmax is fused: a fifth faster than its parts or torch.logsumexp. A row of -inf alone gives NaN.
-    return rows.amax(1) - rows.log_softmax(1).amax(1)
 
 
 def best_continuations(
-    logits: Tensor, rows: Tensor, offsets: Tensor, diversity: float = 0.0
+    log_probs: Tensor, rows: Tensor, live: Tensor, diversity: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The K best of the K * V ways to go on, by logit + offset, best first.
+    """The K best of the K * V ways to go on, by the log-probability of the whole, best first.
 
     A tournament (Knuth, TAOCP 3, 5.2.3) instead of a sort: the maximum of each block of columns is found once; then
-    each of K rounds compares the hypotheses, the blocks of the best one, and the columns of its best block. It is
-    exact, and over 8,000 columns several times faster than torch.topk on a CPU. Of equals the hypothesis in the lower
-    place wins, then the lower token, as argmax and max return the first.
+    each of K rounds compares the blocks, and the columns of the best one. It is exact, and over 8,000 columns several
+    times faster than torch.topk on a CPU. Of equals the hypothesis in the lower place wins, then the lower token, as
+    argmax and max return the first.
 
     Args:
-        logits: [R, V]; overwritten. -inf forbids a token.
-        rows: [N, K] int64, which row of logits each hypothesis has; where there is none, any of its sentence.
-        offsets: [N, K] float32, what a logit lacks to be the log-probability of the whole continuation; -inf where
-            there is no hypothesis.
-        diversity: taken from a hypothesis's offset each time that one of its continuations is chosen.
+        log_probs: [R, V] float32; overwritten. -inf forbids a token.
+        rows: [N, K] int64, which row of log_probs each hypothesis has; where there is none, any of its sentence.
+        live: [N, K] float32, log-probability of each hypothesis; -inf where there is none.
+        diversity: taken from a hypothesis each time that one of its continuations is chosen.
 
     Returns:
-        values: [N, K] float32, the chosen logit, -inf where nothing was left.
+        values: [N, K] float32, the log-probability of the chosen token, -inf where nothing was left.
         places: [N, K] int64, the hypothesis that is continued.
         tokens: [N, K] int64, the token that continues it.
     """
-    k, v, flat = rows.size(1), logits.size(1), logits.flatten()
-    maxima = torch.cat([block_maxima(chunk) for chunk in row_chunks(logits)])[rows]  # [N, K, V / BLOCK]
-    num_blocks, flat_maxima = maxima.size(2), maxima.flatten(1)
-    place, column = torch.arange(k, device=logits.device), torch.arange(BLOCK, device=logits.device)
-    starts, never = rows * v, logits.new_full((), -math.inf)
+    blocks, k = in_blocks(log_probs), rows.size(1)  # [R, B, BLOCK]
+    num_blocks, blocks = blocks.size(1), blocks.flatten(0, 1)  # [R B, BLOCK]
+    best = (blocks.amax(1).view(-1, num_blocks)[rows] + live[:, :, None]).flatten(1)  # [N, K B], of each block
+    starts, places = rows * num_blocks, torch.arange(k, device=rows.device)
     rounds: list[tuple[Tensor, Tensor, Tensor]] = []
     while True:
-        hyp = (maxima.amax(2) + offsets).argmax(1, keepdim=True)  # [N, 1]
-        block = maxima.gather(1, hyp[:, :, None].expand(-1, -1, num_blocks)).argmax(2)  # [N, 1]
-        ids = (block * BLOCK + column).clamp(max=v - 1)  # [N, BLOCK]
-        at = starts.gather(1, hyp) + ids  # [N, BLOCK]
-        value, index = flat[at].float().max(1, keepdim=True)  # [N, 1]
-        token = ids.gather(1, index)  # [N, 1]
-        rounds.append((value, hyp, token))
+        chosen = best.argmax(1, keepdim=True)  # [N, 1]
+        hyp = chosen // num_blocks  # [N, 1]
+        at = (starts.gather(1, hyp) + chosen % num_blocks)[:, 0]  # [N]
+        columns = blocks.index_select(0, at)  # [N, BLOCK]
+        value, column = columns.max(1, keepdim=True)  # [N, 1]
+        rounds.append((value, chosen, column))
         if len(rounds) == k:
             break
 
-        flat[at.gather(1, index)] = never  # out of the next rounds; scatter_ would copy all of a bfloat16 tensor
-        flat_maxima.scatter_(1, hyp * num_blocks + block, flat[at].float().amax(1, keepdim=True))
-        offsets = torch.where(place == hyp, offsets - diversity, offsets)
-    values, places, tokens = (torch.cat(columns, 1) for columns in zip(*rounds, strict=True))
-    return values, places, tokens
+        columns.scatter_(1, column, -math.inf)  # out of the next rounds
+        blocks.index_copy_(0, at, columns)
+        best.scatter_(1, chosen, columns.amax(1, keepdim=True) + live.gather(1, hyp))
+        if diversity:
+            back = diversity * (places == hyp)  # [N, K]
+            live, best = live - back, best - back.repeat_interleave(num_blocks, 1)
+    values, chosen, column = (torch.cat(parts, 1) for parts in zip(*rounds, strict=True))  # [N, K] each
+    return values, chosen // num_blocks, _tokens(chosen % num_blocks, column, log_probs)
 
 
 def top_continuations(log_probs: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,27 +76,23 @@ def top_continuations(log_probs: Tensor, live: Tensor) -> tuple[Tensor, Tensor, 
         places: [N, K] int64, the hypothesis that is continued.
         tokens: [N, K] int64, the token that continues it.
     """
-    n, k, v = log_probs.shape
-    maxima = block_maxima(log_probs.flatten(0, 1)).view(n, k, -1) + live[:, :, None]  # [N, K, V / BLOCK]
-    num_blocks, chosen = maxima.size(2), maxima.flatten(1).topk(k).indices  # [N, K]
-    hyps, starts = chosen // num_blocks, chosen % num_blocks * BLOCK  # [N, K]
-    columns = starts[:, :, None] + torch.arange(BLOCK, device=live.device)  # [N, K, BLOCK]
-    ids = columns.clamp(max=v - 1)  # the last block is short
-    at = hyps[:, :, None] * v + ids  # [N, K, BLOCK]
-    values = log_probs.flatten(1).gather(1, at.flatten(1)).view_as(at) + live.gather(1, hyps)[:, :, None]
-    best = values.masked_fill_(columns >= v, -math.inf).flatten(1).topk(k)  # [N, K]
-    return best.values, hyps.gather(1, best.indices // BLOCK), ids.flatten(1).gather(1, best.indices)
+    k, blocks = live.size(1), in_blocks(log_probs)  # [N, K, B, BLOCK]
+    chosen = (blocks.amax(3) + live[:, :, None]).flatten(1).topk(k).indices  # [N, K]
+    hyps, num_blocks = chosen // blocks.size(2), blocks.size(2)  # [N, K]
+    columns = blocks.flatten(1, 2).gather(1, chosen[:, :, None].expand(-1, -1, BLOCK))  # [N, K, BLOCK]
+    best = (columns + live.gather(1, hyps)[:, :, None]).flatten(1).topk(k)  # [N, K]
+    at = best.indices // BLOCK  # [N, K]
+    tokens = _tokens(chosen.gather(1, at) % num_blocks, best.indices % BLOCK, log_probs)
+    return best.values, hyps.gather(1, at), tokens
 
 
-def block_maxima(rows: Tensor) -> Tensor:
-    """The maximum of each BLOCK columns, the last block being short: [R, V] to [R, ceil(V / BLOCK)]."""
-    num_whole, v = rows.size(1) // BLOCK, rows.size(1)
-    maxima = rows[:, : num_whole * BLOCK].view(len(rows), num_whole, BLOCK).amax(2)
-    return maxima if v % BLOCK == 0 else torch.cat([maxima, rows[:, num_whole * BLOCK :].amax(1, keepdim=True)], 1)
+def in_blocks(log_probs: Tensor) -> Tensor:
+    """[..., V] -> [..., B, BLOCK], the last block filled up with -inf."""
+    missing = -log_probs.size(-1) % BLOCK
+    whole = F.pad(log_probs, (0, missing), value=-math.inf) if missing else log_probs
+    return whole.view(*log_probs.shape[:-1], -1, BLOCK)
 
 
-def row_chunks(logits: Tensor) -> Iterator[Tensor]:
-    """The rows of logits [R, V] as float32, on a CPU as many at a time as stay in its cache."""
-    num = max(1, CACHED // logits.size(1)) if logits.device.type == "cpu" else max(1, len(logits))
-    for i in range(0, len(logits), num):
-        yield logits[i : i + num].float()
+def _tokens(block: Tensor, column: Tensor, log_probs: Tensor) -> Tensor:
+    # where nothing was left, a column that only fills up may win
+    return (block * BLOCK + column).clamp_(max=log_probs.size(-1) - 1)

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from mtattn.beam import best_continuations, log_normaliser
+from mtattn.beam import best_continuations
 from mtattn.history import NEVER, History, Hypothesis, nbest_lists
 from mtattn.processors import MinLength, NoRepeatNgram, Processor, forbid
 from mtattn.sampling import draw, uniform
@@ -43,7 +43,7 @@ class Step(Protocol):
 
         Returns:
             Logits, float32 or bfloat16, unnormalised: [N, K, V], or with `alive` [R, V], in the order of the places.
-            They are the search's to overwrite until the next call.
+            The next call may overwrite them.
         """
 
     def select(self, sentences: Tensor) -> None:
@@ -117,8 +117,8 @@ class DecodeConfig:
 
 
 Choice = tuple[Tensor, Tensor, Tensor]
-"""How hypotheses go on, [N, K] each: the logit of the chosen token (float32; -inf: none), the place of the hypothesis
-that it extends (int64), the token (int64)."""
+"""How hypotheses go on, [N, K] each: the log-probability of the whole (float32; -inf: none), the place of the
+hypothesis that it extends (int64), the token (int64)."""
 
 
 @dataclass
@@ -195,14 +195,12 @@ def search(
             alive = None
         logits = step(tokens, parents, alive)  # [N, K, V] or [R, V]
         logits, rows = as_rows(logits, tokens, alive)  # [R, V], [N, K]
-        log_z = log_normaliser(logits)[rows]  # [N, K]
-        logits.index_fill_(-1, never, NEVER)
+        choices = logits.log_softmax(-1, dtype=torch.float32).index_fill_(-1, never, NEVER)  # [R, V]
         if rules:
-            grid = logits.view(*tokens.shape, -1)  # [N, K, V]
-            logits = forbid(rules, grid, history.so_far(state.sentences), state.sentences, eos_id).flatten(0, 1)
+            grid = choices.view(*tokens.shape, -1)  # [N, K, V]
+            choices = forbid(rules, grid, history.so_far(state.sentences), state.sentences, eos_id).flatten(0, 1)
 
-        values, places, tokens = choose(logits, rows, log_z, state, config)  # [N, K] each
-        log_probs = state.live.gather(1, places) + (values - log_z.gather(1, places))
+        log_probs, places, tokens = choose(choices, rows, state, config)  # [N, K] each
         history.add(state.sentences, tokens, places, log_probs)
 
         state.live, state.finished, done = end_step(
@@ -285,26 +283,27 @@ def start(src_lens: Tensor, config: DecodeConfig, seeds: Sequence[int]) -> Searc
     )
 
 
-def beam(logits: Tensor, rows: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
+def beam(choices: Tensor, rows: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
     """One step of beam search: of the K * V ways to go on, the best, as many as there are places left."""
-    values, places, tokens = best_continuations(logits, rows, state.live - log_z, config.diversity)
+    values, places, tokens = best_continuations(choices, rows, state.live, config.diversity)
+    log_probs = state.live.gather(1, places) + values  # [N, K]
     num_free = config.beam_size - (state.finished > NEVER).sum(1, keepdim=True)  # a finished hypothesis keeps its place
-    rank = torch.arange(config.beam_size, device=logits.device)
-    return values.masked_fill(rank >= num_free, NEVER), places, tokens
+    rank = torch.arange(config.beam_size, device=values.device)
+    return log_probs.masked_fill_(rank >= num_free, NEVER), places, tokens
 
 
-def sample(logits: Tensor, rows: Tensor, log_z: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
+def sample(choices: Tensor, rows: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
     """One step of sampling: a token drawn for each hypothesis, which stays in its place."""
-    logits = logits.view(*rows.shape, -1)  # [N, K, V]
+    choices = choices.view(*rows.shape, -1)  # [N, K, V]
     randoms = uniform(state.seeds, config.seed, state.num_steps, config.nbest)  # [N, K]
-    tokens = draw(logits, randoms, config.temperature, config.top_k, config.top_p)
-    places = torch.arange(config.nbest, device=logits.device).expand_as(tokens)
-    return logits.gather(2, tokens[:, :, None])[:, :, 0].float(), places, tokens
+    tokens = draw(choices, randoms, config.temperature, config.top_k, config.top_p)
+    places = torch.arange(config.nbest, device=choices.device).expand_as(tokens)
+    return state.live + choices.gather(2, tokens[:, :, None])[:, :, 0], places, tokens
 
 
-SEARCHES: dict[str, Callable[[Tensor, Tensor, Tensor, SearchState, DecodeConfig], Choice]] = {
+SEARCHES: dict[str, Callable[[Tensor, Tensor, SearchState, DecodeConfig], Choice]] = {
     "beam": beam,
     "sample": sample,
 }
-"""How the K hypotheses of each sentence become the next K: from logits [R, V] (to overwrite), the row of each [N, K],
-their `log_normaliser` [N, K] from before anything was forbidden, and the state, to a Choice. Only a beam skips rows."""
+"""How the K hypotheses of each sentence become the next K: from the log-probabilities of all tokens [R, V] (to
+overwrite; -inf: forbidden), the row of each [N, K] and the state, to a Choice. Only a beam skips rows."""

@@ -12,7 +12,6 @@ H heads, J key heads, E d_head, V vocabulary.
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch
@@ -159,13 +158,19 @@ class _Turns:
 def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
     if not isinstance(module, RMSNorm):
         return module
-    return partial(_rms_norm, weight=module.weight.detach(), eps=torch.tensor(module.eps))
+    return _RMSNorm(module.weight, module.eps)
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return (x * torch.addcmul(eps, norm, norm, value=1 / x.size(-1)).rsqrt_()).mul_(weight)
+class _RMSNorm:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, of size E: sqrt(E) weight x / hypot(|x|, sqrt(E eps))."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self.weight: Tensor = weight.detach() * weight.size(-1) ** 0.5
+        self.least = torch.tensor((weight.size(-1) * eps) ** 0.5)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x * self.weight).div_(norm.hypot_(self.least))
 
 
 def _join(*layers: nn.Linear | None, factors: tuple[float, ...] = (1.0, 1.0, 1.0)) -> tuple[Tensor, Tensor | None]:
@@ -209,18 +214,18 @@ class _SelfAttention:
         factors = (1.0 if attn.q_norm else scale, 1.0, 1.0)
         self.qkv = make(*_join(attn.q_proj, attn.k_proj or attn.q_proj, attn.v_proj, factors=factors))
         self.out = make(*_join(attn.out_proj))
-        self.weight, self.eps = None, torch.tensor(0.0)
+        self.norm = None
         if attn.q_norm is not None:
             q_norm, k_norm = attn.q_norm, attn.k_norm or attn.q_norm
             pair = ((q_norm.weight * scale).expand(self.heads, -1), k_norm.weight.expand(self.kv_heads, -1))
-            self.weight, self.eps = torch.cat(pair), torch.tensor(q_norm.eps)  # [H + J, E]
+            self.norm = _RMSNorm(torch.cat(pair), q_norm.eps)  # [H + J, E]
 
     def project(self, x: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """x [R, D], turns that broadcast to [R, 1, E / 2] -> scaled queries [R, H, E], keys and values [R, J, E]."""
         qkv = self.qkv(x).view(len(x), -1, self.size)  # [R, H + 2 J, E]
         qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], 1)
-        if self.weight is not None:
-            qk = _rms_norm(qk, self.weight, self.eps)
+        if self.norm is not None:
+            qk = self.norm(qk)
         if turns is not None:
             pairs = torch.view_as_complex(qk.view(*qk.shape[:2], -1, 2))  # [R, H + J, E / 2]
             qk = torch.view_as_real(pairs * turns).flatten(-2)  # [R, H + J, E]
@@ -285,7 +290,8 @@ class PreparedState:
             at = (torch.arange(n) if self.kept is None else self.kept)[:, None].expand(n, k)  # [N, K]
             rows, sentences = at * k + torch.arange(k), at
             if alive is not None:
-                tokens, places, rows, sentences = (x[alive] for x in (tokens, places, rows, sentences))  # [R]
+                there = alive.flatten().nonzero()[:, 0]  # [R]
+                tokens, places, rows, sentences = (x.take(there) for x in (tokens, places, rows, sentences))  # [R]
             rows, where = rows.flatten(), (sentences.flatten(), places.flatten())  # [R] each
         grid = Grid(None if full else rows, size * k)
 

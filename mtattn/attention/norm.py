@@ -22,6 +22,8 @@ class RMSNorm(nn.RMSNorm):
         eps: added to the mean square.
     """
 
+    eps: float
+
     def __init__(self, size: int, eps: float = 1e-6) -> None:
         super().__init__(size, eps=eps)
 
