@@ -39,7 +39,7 @@ def unrecordable(config: Config) -> str:
 
 
 def make_batches(config: Config, data: Prepared, batch_tokens: int) -> Batches:
-    """The stream of training batches, each within this number of tokens."""
+    """The stream of training batches, each of about this number of tokens."""
     sample = None
     if config.tokenizer.sampling:
         draw = SubwordSampling(data.tokenizer, config.tokenizer, config.filter.max_len)
@@ -63,7 +63,8 @@ def choose_batch_tokens(config: Config, data: Prepared, device: torch.device) ->
     GPU, budgets are tried upwards: forward and backward of the largest batch, beside room for the optimisers' state. On
     a CPU nothing is tried: a batch of MOST tokens fits where the model does, and Linux promises memory that it lacks.
     """
-    tokens = int(data.examples.tgt.lens.sum()) / config.train.accumulate
+    epoch = slice(None) if data.mixture is None else data.mixture(0)
+    tokens = int(data.examples.tgt.lens[epoch].sum()) / config.train.accumulate
     most = MOST_ON_GPU if device.type == "cuda" else MOST
     wanted = wanted_batch_tokens(tokens, most)
     reason = f"for about {STEPS_AN_EPOCH} steps an epoch, but from {LEAST} to {most}"

@@ -159,6 +159,15 @@ class RunDirectory:
         """Where the checkpoint of a step is, or would be."""
         return self.checkpoints / f"step-{step}"
 
+    def is_whole(self, step: int, warn: Callable[[str], None]) -> bool:
+        """Whether the checkpoint of a step is there and verifies; if not, a warning says what is wrong."""
+        try:
+            verify_folder(self.checkpoint(step), CHECKPOINT_FILES)
+        except ModelError as error:
+            warn(f"checkpoint {self.checkpoint(step).name} is not used: {error}")
+            return False
+        return True
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Write checkpoints/step-N and see that it verifies, then move the pointers, then drop what is superseded.
 

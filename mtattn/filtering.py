@@ -25,7 +25,7 @@ class FilterConfig:
     def __post_init__(self) -> None:
         if self.max_len < 2:
             raise ValueError(f"max_len is {self.max_len}; allowed: 2 or more (one piece and EOS)")
-        if self.max_ratio < 1:
+        if not self.max_ratio >= 1:
             raise ValueError(f"max_ratio is {self.max_ratio}; allowed: 1 or more")
 
 

@@ -39,17 +39,11 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
         raise ModelError(f"{folder}: no such folder; give a run directory (runs/NAME) or a released model")
     folder = model_folder(folder)
     config = read_config(folder)
-    checkpoint = None
-    if (folder / MANIFEST).is_file():
-        tokenizer_files = tokenizer_names(folder) or ["tokenizer.model"]
-        verify_folder(folder, ("config.toml", "model.safetensors", *tokenizer_files))
-        weights_file = folder / "model.safetensors"
-    else:
-        checkpoint = RunDirectory(folder).best_checkpoint()
-        weights_file = checkpoint / "model.safetensors"
+    source = _verified(folder)
+    weights_file = source / "model.safetensors"
     tokenizer = Tokenizer.load(folder)
-    if checkpoint is not None and read_json(checkpoint / "state.json").get("tokenizer") != tokenizer_hashes(tokenizer):
-        raise ModelError(f"{folder}: its tokenizer is not the one that {checkpoint.name} was trained with")
+    if source != folder and read_json(source / "state.json").get("tokenizer") != tokenizer_hashes(tokenizer):
+        raise ModelError(f"{folder}: its tokenizer is not the one that {source.name} was trained with")
     _require_size(config, tokenizer, weights_file)
     with Unfilled():
         model = make_model(config, tokenizer)
@@ -66,12 +60,15 @@ def weights_sha256(folder: Path) -> str:
     Raises:
         ModelError
     """
-    folder = model_folder(folder)
-    if (folder / MANIFEST).is_file():
-        verify_folder(folder, ("model.safetensors",))
-    else:
-        folder = RunDirectory(folder).best_checkpoint()
-    return str(read_json(folder / MANIFEST)["model.safetensors"]["sha256"])
+    return str(read_json(_verified(model_folder(folder)) / MANIFEST)["model.safetensors"]["sha256"])
+
+
+def _verified(folder: Path) -> Path:
+    """Where the weights of a folder lie, verified: in itself if it was released, else in the run's best checkpoint."""
+    if not (folder / MANIFEST).is_file():
+        return RunDirectory(folder).best_checkpoint()
+    verify_folder(folder, ("config.toml", "model.safetensors", *(tokenizer_names(folder) or ["tokenizer.model"])))
+    return folder
 
 
 def _require_size(config: Config, tokenizer: Tokenizer, weights_file: Path) -> None:

@@ -1,5 +1,6 @@
 """Fine-tuning's settings, and its data: each epoch has every new pair and a fresh draw of old ones."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -33,10 +34,14 @@ class FinetuneConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        if not self.lr_factor > 0:
-            raise ValueError(f"lr_factor is {self.lr_factor}; allowed: more than 0")
+        if not 0 < self.lr_factor < math.inf:
+            raise ValueError(f"lr_factor is {self.lr_factor}; allowed: more than 0, and finite")
         if not 0 <= self.mix < 1:
             raise ValueError(f"mix is {self.mix}; allowed: 0 <= mix < 1 (0.5: as many old pairs as new ones)")
+        if self.old_hold_out < 1:
+            raise ValueError(f"old_hold_out is {self.old_hold_out}; allowed: 1 or more")
+        if not 0 <= self.old_seed < 2**63:
+            raise ValueError(f"old_seed is {self.old_seed}; allowed: 0 to 2^63 - 1")
         if self.mix and not self.model:
             raise ValueError("mix means old data of a model to start from; name it with --from MODEL")
 

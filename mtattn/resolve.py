@@ -13,7 +13,8 @@ from mtattn.errors import ConfigError
 from mtattn.finetune import explain, finetune_table, resumed_table
 from mtattn.prepare import open_corpus
 from mtattn.progress import Reporter
-from mtattn.sizing import as_table, choose, choose_batch, estimate, measure
+from mtattn.sizing import as_table, choose, choose_batch, planned_step_tokens
+from mtattn.speed import estimate, measure
 from mtattn.storage import MANIFEST
 
 TOGETHER = (("train.batch_tokens", "train.accumulate"), ("train.max_steps", "train.valid_every"))
@@ -83,7 +84,7 @@ def _sized(given: dict[str, Any], base: dict[str, Any], where: str, report: Repo
     config = parse_config(base or given, where)
     with report.bar("measuring the corpus", None):
         corpus = open_corpus(config.data)
-        facts = measure(corpus.dataset, device, config.train)
+        facts = measure(corpus.dataset, device, config.train, mix=config.finetune.mix)
     if "max_epochs" in given.get("train", {}):
         facts = replace(facts, max_epochs=config.train.max_epochs)
     found = choose_batch(facts) if base else choose(facts)
@@ -93,13 +94,14 @@ def _sized(given: dict[str, Any], base: dict[str, Any], where: str, report: Repo
         choices = [choice for choice in choices if choice.key != "loss.rdrop"]  # two passes would be the same
         table = laid_over(as_table(choices), base or given)
     config = parse_config(table, where)
-    notes = [f"chosen for {facts.pairs:,} pairs (--set wins over any of it):", *map(str, choices)]
+    old = ", old ones included" if config.finetune.mix else ""
+    notes = [f"chosen for {facts.pairs:,} pairs{old} (--set wins over any of it):", *map(str, choices)]
     notes.append(
         f"languages: {config.data.src} to {config.data.tgt} (data.src and data.tgt, by which models are labelled)"
     )
     if base:
         notes = [*explain(config), *notes]
-    return Resolved(config, [*notes, estimate(config, facts)])
+    return Resolved(config, [*notes, estimate(config, facts, planned_step_tokens(config, facts))])
 
 
 def _free(key: str, given: dict[str, Any]) -> bool:

@@ -33,19 +33,18 @@ def resumed_config(asked: Config, run: RunDirectory) -> Config:
     own = replace(
         own,
         data=data,
-        decode=asked.decode,
         train=replace(own.train, **limits),
         finetune=replace(own.finetune, old=old),
     )
     for name in ("precision", "batch_tokens", "packing"):
         if getattr(asked.train, name) == "auto":
             asked = replace(asked, train=replace(asked.train, **{name: getattr(own.train, name)}))
-    if found := _differences(asdict(asked), asdict(own)):
+    if found := _differences(asdict(asked) | {"decode": {}}, asdict(own)):
         raise ConfigError(
             f"{run.path} was begun with another config: {'; '.join(found)}; "
             "--fresh starts over, --run DIR trains beside it"
         )
-    return own
+    return replace(own, decode=asked.decode)
 
 
 def _moved(own: DataConfig, asked: DataConfig) -> DataConfig:

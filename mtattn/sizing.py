@@ -5,20 +5,14 @@ drawn while choosing: the same facts give the same sizes.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from mtattn.config import Config, TrainConfig
+from mtattn.config import Config
 from mtattn.model import ModelConfig
-from mtattn.scripts import unspaced
+from mtattn.speed import PADDING, Facts, Shape, num_pieces, seconds_per_epoch
 from mtattn.tokenizer import NUM_RESERVED
-
-if TYPE_CHECKING:
-    import datasets
 
 
 @dataclass(frozen=True)
@@ -65,39 +59,8 @@ FEWEST_STEPS, SMALLEST_STEP = 1_400, 1_024
 # epochs score 39.1; that fewer pairs than FEW_PAIRS gain as much is an assumption.
 RDROP, MORE_EPOCHS, FEW_PAIRS = 4.0, 4, 100_000
 
-# Speed. Measured on 2 CPU cores in float32 (docs/experiments.md): 2,600 target tokens/s at 45 MFLOP each with AVX-512,
-# half of that with AVX2, and 0.06 s a step that no size saves; on an H100 in bfloat16 990,000. Other processors are
-# taken to be as fast as the first, other GPUs as that one, and mps is a guess.
-FLOPS_PER_CORE, AVX2_FLOPS_PER_CORE = 6e10, 3e10
-MOST_CORES = 8  # more share the same memory, and small models gain little from them
-FLOPS = {"cuda": 6e13, "mps": 1e12}
-STEP_SECONDS = {"cpu": 0.06, "cuda": 0.002, "mps": 0.06}
-PADDING = 1.1  # positions computed for each token
 GPU_BATCH_TOKENS = 8_192  # whatever GPU it is, so much fits
 CPU_BATCH_TOKENS = 4_096  # a batch of 8,192 leaves 13 % padding instead of 5 % and is no faster on a CPU
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the choice depends on.
-
-    pairs: training pairs. src_chars, tgt_chars: characters of each side in all. src_unspaced, tgt_unspaced: its script
-    writes no spaces between words. num_chars: different characters, but for the rarest (0.05 % of the text).
-    device: "cpu", "cuda" or "mps". cores: CPU threads. instructions: the CPU's, as torch names what it uses.
-    max_minutes, max_epochs: the limits that the user gave, else 0.
-    """
-
-    pairs: int
-    src_chars: int
-    tgt_chars: int
-    src_unspaced: bool = False
-    tgt_unspaced: bool = False
-    num_chars: int = 80
-    device: str = "cpu"
-    cores: int = 2
-    instructions: str = "AVX512"
-    max_minutes: float = 0.0
-    max_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,39 +75,6 @@ class Choice:
         return f"  {self.key} = {self.value}  ({self.reason})"
 
 
-def measure(dataset: "datasets.Dataset", device: torch.device, train: TrainConfig, sample: int = 10_000) -> Facts:
-    """The facts of a corpus, from at most `sample` pairs evenly spread over it, and of what `train` lets a run use."""
-    total = len(dataset)
-    rows = dataset[range(0, total, -(-total // sample))]
-    src, tgt = list(rows["src"]), list(rows["tgt"])
-    scale = total / len(src)
-    counts: Counter[str] = Counter()
-    for text in (*src, *tgt):
-        counts.update(text)
-    return Facts(
-        pairs=total,
-        src_chars=round(scale * sum(map(len, src))),
-        tgt_chars=round(scale * sum(map(len, tgt))),
-        src_unspaced=unspaced(src),
-        tgt_unspaced=unspaced(tgt),
-        num_chars=_covering(counts, 0.9995),
-        device=device.type,
-        cores=train.threads or torch.get_num_threads(),
-        instructions=torch.backends.cpu.get_cpu_capability(),
-        max_minutes=train.max_minutes,
-    )
-
-
-def _covering(counts: Counter[str], share: float) -> int:
-    """How many of the most frequent characters make up this share of a text."""
-    left = share * sum(counts.values())
-    for number, (_, count) in enumerate(counts.most_common()):
-        if left <= 0:
-            return number
-        left -= count
-    return len(counts)
-
-
 def choose(facts: Facts) -> list[Choice]:
     """Every setting that depends on the corpus or the machine."""
     suited = _suited(facts)
@@ -154,7 +84,7 @@ def choose(facts: Facts) -> list[Choice]:
     wanted = facts.max_epochs or most_epochs
     model = next((size for size in reversed(suited) if _sees_enough(size, facts, minutes)), suited[0])
     step_tokens = _most_step_tokens(facts, model)
-    seconds = (2 if thorough else 1) * _seconds_per_epoch(_Shape.of(model, facts), facts, step_tokens)
+    seconds = (2 if thorough else 1) * seconds_per_epoch(_shape(model, facts), facts, step_tokens)
     reachable = min(float(wanted), 60 * minutes / seconds)
     chosen = [*_model_choices(model, data, facts, reachable), *choose_batch(facts, model, reachable)]
     if thorough and as_table(chosen)["model"]["dropout"]:
@@ -175,7 +105,7 @@ def choose(facts: Facts) -> list[Choice]:
 
 def _model_choices(model: Size, data: Size, facts: Facts, epochs: float) -> list[Choice]:
     vocab_size = _vocab_size(model, facts)
-    tokens = _tokens(facts, vocab_size)[1]
+    tokens = num_pieces(facts, vocab_size)[1]
     why = f"suits {_range(data)}"
     if model != data:
         minutes = f"{facts.max_minutes or DEFAULT_MINUTES:g} minutes"
@@ -242,85 +172,29 @@ def _step_tokens(facts: Facts, size: Size, epochs: float) -> int:
     return tokens
 
 
+def planned_step_tokens(config: Config, facts: Facts) -> int:
+    """Target tokens of a step, padding included; what suits the pairs where memory will decide."""
+    train = config.train
+    return _suited(facts)[-1].step_tokens if train.batch_tokens == "auto" else train.batch_tokens * train.accumulate
+
+
 def _steps_per_epoch(facts: Facts, step_tokens: int) -> float:
-    return max(1.0, max(_tokens(facts, _suited(facts)[-1].vocab_size)) * PADDING / step_tokens)
+    return max(1.0, max(num_pieces(facts, _suited(facts)[-1].vocab_size)) * PADDING / step_tokens)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """What a model's arithmetic depends on."""
-
-    d_model: int
-    d_ff: int
-    encoder_layers: int
-    decoder_layers: int
-    vocab_size: int
-
-    @classmethod
-    def of(cls, size: Size, facts: Facts) -> "_Shape":
-        return cls(size.d_model, size.d_ff, size.layers, size.layers, _vocab_size(size, facts))
-
-    @property
-    def weights(self) -> tuple[int, int]:
-        """Weights that a source token, and that a target token is multiplied with."""
-        attention, feed_forward = 4 * self.d_model**2, 2 * self.d_model * self.d_ff
-        decoder = self.decoder_layers * (2 * attention + feed_forward)
-        return self.encoder_layers * (attention + feed_forward), decoder + self.d_model * self.vocab_size
+def _shape(size: Size, facts: Facts) -> Shape:
+    return Shape(size.d_model, size.d_ff, size.layers, size.layers, _vocab_size(size, facts))
 
 
 def _vocab_size(size: Size, facts: Facts) -> int:
     return max(size.vocab_size, min(MAX_VOCAB_SIZE, NUM_RESERVED + 2 * facts.num_chars))
 
 
-def _tokens(facts: Facts, vocab_size: int) -> tuple[int, int]:
-    """About how many pieces each side has, fitted to four corpora (docs/experiments.md).
-
-    A piece has 3.2 characters with 1,500 pieces and half a one more with twice as many; EOS and the full stop come to
-    1.5 pieces a sentence. Scripts without white space between words (Chinese, Japanese, Thai) have shorter pieces.
-    """
-    spaced, shorter = 3.2 + 0.5 * math.log2(max(vocab_size, 500) / 1_500), 1.5
-    src = facts.src_chars / (shorter if facts.src_unspaced else spaced)
-    tgt = facts.tgt_chars / (shorter if facts.tgt_unspaced else spaced)
-    return round(src + 1.5 * facts.pairs), round(tgt + 1.5 * facts.pairs)
-
-
-def _seconds_per_epoch(shape: _Shape, facts: Facts, step_tokens: int) -> float:
-    """Forward and backward need 6 operations a weight and token (Kaplan et al. 2020, section 2.1)."""
-    src, tgt = _tokens(facts, shape.vocab_size)
-    per_core = AVX2_FLOPS_PER_CORE if facts.instructions == "AVX2" else FLOPS_PER_CORE
-    flops = FLOPS.get(facts.device, per_core * min(facts.cores, MOST_CORES))
-    work = 6 * (src * shape.weights[0] + tgt * shape.weights[1])
-    return work / flops + max(src, tgt) * PADDING / step_tokens * STEP_SECONDS[facts.device]
-
-
 def _sees_enough(size: Size, facts: Facts, minutes: float) -> bool:
     """Whether there is time for TOKENS_PER_WEIGHT, were the corpus large enough for it."""
-    shape = _Shape.of(size, facts)
-    seconds_per_token = _seconds_per_epoch(shape, facts, size.step_tokens) / _tokens(facts, shape.vocab_size)[1]
+    shape = _shape(size, facts)
+    seconds_per_token = seconds_per_epoch(shape, facts, size.step_tokens) / num_pieces(facts, shape.vocab_size)[1]
     return 60 * minutes / seconds_per_token >= TOKENS_PER_WEIGHT * sum(shape.weights)
-
-
-def estimate(config: Config, facts: Facts) -> str:
-    """About how long a run will take, in words."""
-    model, train = config.model, config.train
-    shape = _Shape(model.d_model, model.d_ff, model.encoder_layers, model.decoder_layers, config.tokenizer.vocab_size)
-    fixed = train.batch_tokens != "auto"
-    step_tokens = int(train.batch_tokens) * train.accumulate if fixed else _suited(facts)[-1].step_tokens
-    minutes = (2 if config.loss.rdrop else 1) * _seconds_per_epoch(shape, facts, step_tokens) / 60
-    tokens = _tokens(facts, shape.vocab_size)[1]
-    limits = train.max_epochs * minutes, train.max_steps * step_tokens / PADDING / tokens * minutes, train.max_minutes
-    on = f"{facts.cores} CPU threads" if facts.device == "cpu" else f"{facts.device}, by the speed of an H100"
-    speed = f"{tokens / minutes / 60:,.0f} a second on {on}"
-    return (
-        f"an epoch: about {tokens:,} target tokens, {_duration(minutes)}, {speed}; "
-        f"training takes about {_duration(min(filter(None, limits)))}, validation not counted"
-    )
-
-
-def _duration(minutes: float) -> str:
-    if minutes < 2:
-        return f"{60 * minutes:.0f} seconds"
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def _range(size: Size) -> str:

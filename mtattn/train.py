@@ -166,13 +166,13 @@ class Trainer:
 
     def _resumed(self, saved: Checkpoint) -> TrainState:
         """The state of a checkpoint, fitted to the corpus of today."""
-        changed_data = self.allow_changed_data
+        changed_data, warn = self.allow_changed_data, self.report.warn
         self.lineage["old_dev"] = self.lineage["old_dev"] or saved.state.get("old_dev")  # what it was, while it is gone
         self.ranks.from_main(lambda: require_same(self.run, saved.state, self.lineage, changed_data=changed_data))
         state = TrainState.from_json(saved.state.get("loop"))
         position = state.position
         position.batch = min(position.batch, len(self.batches.plan(position.epoch)))  # changed data may have fewer
-        lost = state.best_bleu >= 0 and not self.run.checkpoint(state.best_step).is_dir()
+        lost = state.best_bleu >= 0 and not self.ranks.from_main(lambda: self.run.is_whole(state.best_step, warn))
         changed = changed_dev_sets(saved.state, self.lineage)
         if lost or "dev" in changed:  # a score of what is not there, or of other text
             state.best_bleu, state.stale, state.valid_due = -1.0, 0, True

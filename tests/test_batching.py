@@ -1,5 +1,6 @@
 """Batching: every pair once an epoch, within the budget, the same from any position."""
 
+import math
 import threading
 
 import numpy as np
@@ -162,7 +163,7 @@ def test_closing_the_stream_ends_its_thread(batches):
     assert "batches" not in {thread.name for thread in threading.enumerate()}
 
 
-@pytest.mark.parametrize("options", [{"max_len": 1}, {"max_ratio": 0.5}])
+@pytest.mark.parametrize("options", [{"max_len": 1}, {"max_ratio": 0.5}, {"max_ratio": math.nan}])
 def test_filter_config_says_what_is_allowed(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} is .*allowed"):
         FilterConfig(**options)

@@ -1,14 +1,25 @@
 """batch_tokens = "auto": what it becomes, and that a run then has a plain number."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import Notes, tiny_config, train_tiny, write_corpus
 
-from mtattn.budget import LEAST, MOST, choose_packing, largest_that_fits, unrecordable, wanted_batch_tokens
+from mtattn.budget import (
+    LEAST,
+    MOST,
+    choose_batch_tokens,
+    choose_packing,
+    largest_that_fits,
+    unrecordable,
+    wanted_batch_tokens,
+)
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import load_config
+from mtattn.mixing import Mixture
 
 
 @pytest.mark.parametrize(
@@ -21,6 +32,14 @@ def test_an_epoch_has_about_250_steps(epoch_tokens: int, expected: int) -> None:
 @pytest.mark.parametrize(("room", "expected"), [(100, LEAST), (1024, 1024), (5000, 4096), (10**6, 8192)])
 def test_memory_bounds_it(room: int, expected: int) -> None:
     assert largest_that_fits(8192, lambda budget: budget <= room) == expected
+
+
+def test_an_epoch_has_some_of_the_old_pairs_alone() -> None:
+    lens = np.full(201_000, 12)
+    mixture = Mixture(np.arange(1_000), np.arange(1_000, 201_000), 0.5, 1)
+    data = SimpleNamespace(examples=SimpleNamespace(tgt=SimpleNamespace(lens=lens)), mixture=mixture)
+    config = load_config(None, ["train.batch_tokens=auto"])
+    assert choose_batch_tokens(config, data, torch.device("cpu"))[0] == wanted_batch_tokens(2_000 * 12, MOST)
 
 
 def test_auto_is_resolved_told_and_kept(tmp_path: Path) -> None:

@@ -353,6 +353,9 @@ REFUSED = [
     ("data.src=fr", r"data.src is 'fr', but the model's is 'en'; it translates en to de"),
     ("model.d_modle=16", r"model.d_modle is not a setting; did you mean 'd_model'"),
     ("finetune.mix=1.0", r"mix is 1.0; allowed: 0 <= mix < 1"),
+    ("finetune.lr_factor=inf", r"lr_factor is inf; allowed: more than 0, and finite"),
+    ("finetune.old_hold_out=0", r"old_hold_out is 0; allowed: 1 or more"),
+    ("finetune.old_seed=-1", r"old_seed is -1; allowed: 0 to"),
 ]
 
 

@@ -15,7 +15,8 @@ from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config, TrainConfig, load_config, parse_config
 from mtattn.errors import ConfigError, CorpusError
 from mtattn.resolve import Resolved, resolve
-from mtattn.sizing import FEW_PAIRS, MORE_EPOCHS, RDROP, SIZES, Facts, as_table, choose, choose_batch, estimate, measure
+from mtattn.sizing import FEW_PAIRS, MORE_EPOCHS, RDROP, SIZES, as_table, choose, choose_batch, planned_step_tokens
+from mtattn.speed import Facts, estimate, measure
 
 CPU = torch.device("cpu")
 GROWING = ("tokenizer.vocab_size", "model.d_model", "model.d_ff", "model.num_heads", "weights")
@@ -94,7 +95,7 @@ def test_every_choice_makes_a_config_and_has_a_reason(
     config = parse_config(as_table(choices), "chosen")
     assert parse_config(as_table(choose(found)), "again") == config
     assert all(choice.reason and choice.key in str(choice) for choice in choices)
-    assert "training takes about" in estimate(config, found)
+    assert "training takes about" in estimate(config, found, planned_step_tokens(config, found))
 
 
 def test_little_time_asks_for_a_smaller_model_and_says_so() -> None:
@@ -157,7 +158,7 @@ def test_a_gpu_finds_its_batch_by_trying() -> None:
 def test_the_estimate_is_what_was_measured() -> None:
     """docs/experiments.md: 2,600 target tokens a second with this config, and 17 of them a pair."""
     config = load_config("multi30k-en-de", ["loss.rdrop=0", "tokenizer.vocab_size=6000", "train.max_minutes=52"])
-    said = estimate(config, facts(29_000))
+    said = estimate(config, facts(29_000), planned_step_tokens(config, facts(29_000)))
     speed = int(said.split(" a second")[0].split()[-1].replace(",", ""))
     assert 2_300 < speed < 3_000
     assert "training takes about 52 minutes" in said
@@ -174,6 +175,12 @@ def test_the_facts_of_a_corpus() -> None:
     assert measure(dataset, CPU, TrainConfig()).cores == torch.get_num_threads()
 
 
+def test_old_pairs_that_are_mixed_in_count() -> None:
+    dataset = Dataset.from_dict({"src": ["ab ab"] * 50, "tgt": ["abc"] * 50})
+    found = measure(dataset, CPU, TrainConfig(), mix=0.75)
+    assert (found.pairs, found.src_chars, found.tgt_chars) == (200, 1000, 600)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_each_side_has_a_script_of_its_own(turned: bool) -> None:
     english, chinese = (
@@ -185,7 +192,7 @@ def test_each_side_has_a_script_of_its_own(turned: bool) -> None:
     assert (found.src_unspaced, found.tgt_unspaced) == (turned, not turned)
     tokens = round(100 * (len(english) / 3.2 if turned else len(chinese) / 1.5) + 150)
     config = load_config(None, ["tokenizer.vocab_size=1500"])
-    assert f"an epoch: about {tokens:,} target tokens" in estimate(config, found)
+    assert f"an epoch: about {tokens:,} target tokens" in estimate(config, found, planned_step_tokens(config, found))
 
 
 # By the program

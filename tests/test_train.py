@@ -20,12 +20,13 @@ import mtattn.train
 from mtattn.batch import Batch
 from mtattn.batching import Batches
 from mtattn.checkpoint import RunDirectory, weights_of
-from mtattn.config import Config
+from mtattn.config import Config, load_config
 from mtattn.corpus import DataConfig
 from mtattn.errors import ConfigError, CorpusError, DivergedError, ModelError
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.prepare import prepare
 from mtattn.resolve import resolve
+from mtattn.resume import resumed_config
 from mtattn.sources import CorpusSource
 from mtattn.train import MAX_SKIPPED, Trainer
 from mtattn.validate import Validation, validate
@@ -516,6 +517,16 @@ def test_training_outlives_the_reader_of_its_messages(corpus: Path, tmp_path: Pa
     assert "done: reached its limit at step 10" in (tmp_path / "run" / "train.log").read_text()
 
 
+def test_another_shape_is_refused_though_it_goes_with_what_may_change(tmp_path: Path) -> None:
+    own, asked = (
+        load_config(None, [f"model.position={{kind='learned', max_len={size}}}", f"decode.max_len_extra={extra}"])
+        for size, extra in ((1024, 10), (4096, 2000))
+    )
+    (tmp_path / "config.toml").write_text(own.to_toml())
+    with pytest.raises(ConfigError, match=r"was begun with another config: model.position = .*4096.*, was .*1024"):
+        resumed_config(asked, RunDirectory(tmp_path))
+
+
 def test_a_released_model_is_no_run_directory(corpus: Path, tmp_path: Path) -> None:
     train_tiny(tiny_config(corpus, "train.max_steps=1"), tmp_path / "run")
     model = RunDirectory(tmp_path / "run" / "model")
@@ -523,13 +534,21 @@ def test_a_released_model_is_no_run_directory(corpus: Path, tmp_path: Path) -> N
         resolve("toy", [], model, Notes(), device=torch.device("cpu"))
 
 
-def test_a_best_checkpoint_that_is_gone_has_no_score(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_best_checkpoint_that_is_lost_has_no_score(corpus: Path, tmp_path: Path, damaged: bool) -> None:
     config = tiny_config(corpus, "train.max_epochs=3")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         signal_at(7, patch)
         train_tiny(config, tmp_path / "run")
     state = last_checkpoint(tmp_path / "run")
     assert (state["step"], state["best_step"]) == (7, 5)
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-5")
-    train_tiny(config, tmp_path / "run")
+    best, report = tmp_path / "run" / "checkpoints" / "step-5", Notes()
+    if damaged:
+        data = bytearray((best / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        (best / "model.safetensors").write_bytes(data)
+    else:
+        shutil.rmtree(best)
+    train_tiny(config, tmp_path / "run", report)
+    assert any("checkpoint step-5 is not used" in line for line in report.warnings)
     assert json.loads((tmp_path / "run" / "model" / "scores.json").read_text())["step"] >= 7
