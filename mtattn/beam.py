@@ -31,11 +31,11 @@ def best_continuations(
         diversity: taken from a hypothesis each time that one of its continuations is chosen.
 
     Returns:
-        values: [N, K] float32, the log-probability of the chosen token, -inf where nothing was left.
+        log_probs: [N, K] float32, of the whole continuation; -inf where nothing was left.
         places: [N, K] int64, the hypothesis that is continued.
         tokens: [N, K] int64, the token that continues it.
     """
-    blocks, k = in_blocks(log_probs), rows.size(1)  # [R, B, BLOCK]
+    blocks, k, whole = in_blocks(log_probs), rows.size(1), live  # [R, B, BLOCK]
     num_blocks, blocks = blocks.size(1), blocks.flatten(0, 1)  # [R B, BLOCK]
     best = (blocks.amax(1).view(-1, num_blocks)[rows] + live[:, :, None]).flatten(1)  # [N, K B], of each block
     starts, places = rows * num_blocks, torch.arange(k, device=rows.device)
@@ -57,7 +57,8 @@ def best_continuations(
             back = diversity * (places == hyp)  # [N, K]
             live, best = live - back, best - back.repeat_interleave(num_blocks, 1)
     values, chosen, column = (torch.cat(parts, 1) for parts in zip(*rounds, strict=True))  # [N, K] each
-    return values, chosen // num_blocks, _tokens(chosen % num_blocks, column, log_probs)
+    hyps = chosen // num_blocks  # [N, K]
+    return values + whole.gather(1, hyps), hyps, _tokens(chosen % num_blocks, column, log_probs)
 
 
 def top_continuations(log_probs: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,6 @@ Legend: N sentences still searched, K hypotheses of each, V vocabulary, t tokens
 and the model's own: log_softmax of what the step returned, whatever was forbidden afterwards.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, get_args
@@ -88,7 +87,7 @@ class DecodeConfig:
             ("min_len_ratio", "from 0 to max_len_ratio", 0 <= self.min_len_ratio <= self.max_len_ratio),
             ("min_len", "from 0 to 10,000", 0 <= self.min_len <= 10_000),
             ("no_repeat_ngram_size", "0 (off) or more", self.no_repeat_ngram_size >= 0),
-            ("diversity", "0 (off) or more", 0 <= self.diversity < math.inf),
+            ("diversity", "from 0 (off) to 1,000,000", 0 <= self.diversity <= 1e6),
             ("temperature", "from 0.001 to 1,000,000", 0.001 <= self.temperature <= 1e6),
             ("top_k", "0 (all) or more", self.top_k >= 0),
             ("top_p", "more than 0, at most 1", 0 < self.top_p <= 1),
@@ -285,11 +284,15 @@ def start(src_lens: Tensor, config: DecodeConfig, seeds: Sequence[int]) -> Searc
 
 def beam(choices: Tensor, rows: Tensor, state: SearchState, config: DecodeConfig) -> Choice:
     """One step of beam search: of the K * V ways to go on, the best, as many as there are places left."""
-    values, places, tokens = best_continuations(choices, rows, state.live, config.diversity)
-    log_probs = state.live.gather(1, places) + values  # [N, K]
-    num_free = config.beam_size - (state.finished > NEVER).sum(1, keepdim=True)  # a finished hypothesis keeps its place
-    rank = torch.arange(config.beam_size, device=values.device)
-    return log_probs.masked_fill_(rank >= num_free, NEVER), places, tokens
+    log_probs, places, tokens = best_continuations(choices, rows, state.live, config.diversity)
+    return where_free(log_probs, state.finished), places, tokens
+
+
+def where_free(log_probs: Tensor, finished: Tensor) -> Tensor:
+    """Those of the best continuations [N, K] for which there is a place: a finished hypothesis keeps its own."""
+    k = log_probs.size(1)
+    num_free = k - (finished > NEVER).sum(1, keepdim=True)  # [N, 1]
+    return log_probs.masked_fill(torch.arange(k, device=log_probs.device) >= num_free, NEVER)
 
 
 def sample(choices: Tensor, rows: Tensor, state: SearchState, config: DecodeConfig) -> Choice:

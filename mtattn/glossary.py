@@ -142,10 +142,10 @@ class WordEnd:
     def __init__(self, lengths: Sequence[int], continues: Sequence[bool]) -> None:
         self.lengths, self.continues = torch.tensor(lengths), torch.tensor(continues)
 
-    def __call__(self, logits: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
-        self.lengths, self.continues = self.lengths.to(logits.device), self.continues.to(logits.device)
+    def __call__(self, log_probs: Tensor, history: Tensor, sentences: Tensor) -> Tensor:
+        self.lengths, self.continues = self.lengths.to(log_probs.device), self.continues.to(log_probs.device)
         here = self.lengths[sentences] == history.size(2)  # [N]
-        return logits.masked_fill_(here[:, None, None] & self.continues, -torch.inf)
+        return log_probs.masked_fill_(here[:, None, None] & self.continues, -torch.inf)
 
 
 def _best(segments: Sequence[Segment], terms: Sequence[Term]) -> Segment | None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mtattn.beam import top_continuations
-from mtattn.decode import SYNC_EVERY, DecodeConfig, SearchState, end_step, start
+from mtattn.decode import SYNC_EVERY, DecodeConfig, SearchState, end_step, start, where_free
 from mtattn.graph import Recorded, shared_pool
 from mtattn.history import NEVER, History, Hypothesis, nbest_lists
 from mtattn.model import Transformer, decoder_layers, evaluating
@@ -98,7 +98,6 @@ class Room:
         self.live, self.finished = (zeros(grid) for _ in range(2))
         self.max_len, self.done = zeros(sentences, dtype=torch.int64), zeros(sentences, dtype=torch.bool)
         self.latest = [zeros(SYNC_EVERY, *grid, dtype=kind) for kind in (torch.int64, torch.int64, torch.float32)]
-        self._rank = torch.arange(config.width, device=device)  # [K]
         self._never = torch.tensor(sorted({pad_id, self.bos_id} - {self.eos_id}), device=device)
 
     def begin(self, src: Tensor, max_len: Tensor, live: Tensor) -> None:
@@ -133,8 +132,7 @@ class Room:
         logits = next_logits(self.model, self.slots, self.tokens, self.parents)  # [N K, V]
         choices = logits.log_softmax(-1, dtype=torch.float32).index_fill_(1, self._never, NEVER)  # [N K, V]
         log_probs, parents, tokens = top_continuations(choices.view(-1, k, choices.size(1)), self.live)  # [N, K] each
-        num_free = k - (self.finished > NEVER).sum(1, keepdim=True)  # [N, 1]
-        log_probs = log_probs.masked_fill(self._rank >= num_free, NEVER)  # [N, K]
+        log_probs = where_free(log_probs, self.finished)  # [N, K]
         row = self.slots.step % SYNC_EVERY
         for kept, new in zip(self.latest, (tokens, parents, log_probs), strict=True):
             kept.index_copy_(0, row, new[None])

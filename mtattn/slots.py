@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from mtattn.attention import MultiHeadAttention, Rotary, Sinusoidal
 from mtattn.attention.scores import ScaledDot, Symmetric
+from mtattn.history import NEVER
 from mtattn.model import Transformer, decoder_layers
-
-NEVER = -torch.inf
 
 
 def supports(model: Transformer) -> bool:

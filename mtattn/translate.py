@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mtattn.batch import pad
 from mtattn.config import with_overrides
-from mtattn.decode import DecodeConfig, Step, search
+from mtattn.decode import MAX_WIDTH, DecodeConfig, Step, search
 from mtattn.errors import ConfigError
 from mtattn.flags import flags
 from mtattn.graph_search import can_record, graph_search, num_sentences
@@ -122,7 +122,7 @@ def load_translator(
     _require_heeded(config.decode.search, overrides, beam)
     asked: dict[str, Any] = {"beam_size": beam, "nbest": nbest}
     if nbest is not None and beam is None:
-        asked["beam_size"] = max(nbest, config.decode.beam_size)
+        asked["beam_size"] = max(min(nbest, MAX_WIDTH), config.decode.beam_size)
     try:
         decode = replace(config.decode, **{name: value for name, value in asked.items() if value is not None})
         model = placed(model, device, decode.quantization)
@@ -239,7 +239,7 @@ class Translator:
         encoded = self.tokenizer.encode_src([line if line.strip() else "" for line, _ in block])
         for number, ((line, start), ids) in enumerate(zip(block, encoded, strict=True), start=before):
             prefix = self.tokenizer.encode_tgt([start])[0][:-1] if start else []
-            self.flagged["prefix-unused"] += bool(prefix) and not line.strip()
+            self.flagged["prefix-unused"] += bool(prefix) and len(ids) == 1  # blank, if to the tokenizer alone
             if len(ids) <= self.max_len:
                 parts.append(Part(number, line, ids, prefix))
                 continue

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mtattn.decode import MAX_WIDTH
 from mtattn.ensemble import Ensemble
 from mtattn.errors import ConfigError, ModelError
 from mtattn.glossary import load_glossary
@@ -77,13 +78,16 @@ def add_mbr(translator: Translator, num_candidates: int, *, beam: int | None) ->
         beam: what the user asked for; None: as wide as is needed.
 
     Raises:
-        ConfigError: fewer than 2 candidates, or than are to be returned, or more than the beam.
+        ConfigError: fewer than 2 candidates, or than are to be returned, or more than the beam or MAX_WIDTH.
     """
     from mtattn.mbr import MinimumBayesRisk  # sacrebleu, which takes a third of a second to import
 
     config, sampled = translator.config, translator.config.search == "sample"
-    if num_candidates < max(2, config.nbest):
-        raise ConfigError(f"--mbr {num_candidates}: give at least 2 candidates, and at least --nbest ({config.nbest})")
+    if not max(2, config.nbest) <= num_candidates <= MAX_WIDTH:
+        raise ConfigError(
+            f"--mbr {num_candidates}: give at least 2 candidates, and at least --nbest ({config.nbest}), but at most "
+            f"{MAX_WIDTH}"
+        )
     if not sampled and beam is not None and beam < num_candidates:
         raise ConfigError(
             f"--mbr {num_candidates}: needs as many hypotheses, and --beam is {beam}; raise it, leave it out, or draw "

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "objective": "batch loss model",
     "packing": "attention",
     "precision": "model",
-    "slots": "attention model",
+    "slots": "attention history model",
     "snapshot": "batching optim",
     "splitting": "batch gradient snapshot",
     "subwords": "tokenizer",

@@ -22,7 +22,7 @@ def sorted_continuations(log_probs: Tensor, live: Tensor) -> tuple[Tensor, Tenso
     """The K best by a stable sort, so that of equals the lower place and then the lower token comes first."""
     _, k, v = log_probs.shape
     order = (log_probs + live[:, :, None]).flatten(1).sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return log_probs.flatten(1).gather(1, order), order // v, order % v
+    return (log_probs + live[:, :, None]).flatten(1).gather(1, order), order // v, order % v
 
 
 def as_rows(log_probs: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +87,8 @@ def test_empty_places_need_no_rows(seed, v):
     rows = (alive.flatten().cumsum(0) - 1).view(3, 4).gather(1, rows)
     expected = best_continuations(*as_rows(log_probs.clone()), live)
     values, places, tokens = best_continuations(log_probs[alive], rows, live)
-    assert torch.equal((values + live.gather(1, places)), expected[0] + live.gather(1, expected[1]))
-    real = (values > -math.inf) & (live.gather(1, places) > -math.inf)
+    assert torch.equal(values, expected[0])
+    real = values > -math.inf
     assert torch.equal(places[real], expected[1][real])
     assert torch.equal(tokens[real], expected[2][real])
 
@@ -111,7 +111,7 @@ def test_diversity_equals_choosing_among_the_ranked_of_each_hypothesis(seed, n, 
     scores = ranked + live[:, :, None] - diversity * torch.arange(v)
     order = scores.flatten(1).sort(dim=1, descending=True).indices[:, :k]
     values, places, found = best_continuations(*as_rows(log_probs.clone()), live, diversity)
-    assert torch.equal(values, ranked.flatten(1).gather(1, order))
+    assert torch.equal(values, (ranked + live[:, :, None]).flatten(1).gather(1, order))
     assert torch.equal(places, order // v)
     assert torch.equal(found, tokens.flatten(1).gather(1, order))
 
@@ -124,3 +124,9 @@ def test_a_log_softmax_is_what_a_search_relies_on(dtype, scale):
     assert together.amax() <= 0  # or a search could stop too early
     for n in (0, 50, 96):  # a sentence does not feel its neighbours
         assert torch.equal(logits[n : n + 1].log_softmax(-1, dtype=torch.float32)[0], together[n])
+
+
+def test_a_hypothesis_that_is_none_leaves_nothing_when_all_others_are_spent():
+    log_probs = torch.tensor([[0.0, 0.0, 0.0], [-math.inf] * 3])
+    values, _, _ = best_continuations(log_probs, torch.tensor([[0, 1]]), torch.tensor([[-math.inf, 0.0]]))
+    assert values.tolist() == [[-math.inf, -math.inf]]

@@ -424,6 +424,7 @@ def test_diversity_sets_siblings_back():
         ("min_len_ratio", 2.1),
         ("no_repeat_ngram_size", -1),
         ("diversity", -1.0),
+        ("diversity", 1e39),
         ("temperature", 1e-4),
         ("temperature", 1e39),
         ("length_penalty", 20.0),

@@ -117,6 +117,7 @@ def test_beam_and_nbest_out_of_range(fails):
     fails(2, r"beam_size = 0: it must be from 1 to 1000", "--beam", "0")
     fails(2, r"nbest = 0: it must be from 1 to beam_size", "--nbest", "0")
     fails(2, r"nbest = 3: it must be from 1 to beam_size \(2\)", "--beam", "2", "--nbest", "3")
+    fails(2, r"nbest = 2000: it must be from 1 to beam_size \(1000\)", "--nbest", "2000")
 
 
 def test_nbest_alone_widens_the_beam(mtattn_, run):
@@ -141,11 +142,11 @@ def test_unequal_numbers_of_prefixes(fails, prefixes, count):
 
 
 def test_a_prefix_of_a_blank_line_is_said(mtattn_, run):
-    Path("blank.txt").write_text("\n  \nanna\n")
-    Path("prefix.txt").write_text("Anna\n\n\n")
+    Path("blank.txt").write_text("\n  \nanna\n\u200b\n", encoding="utf-8")  # the last is blank to the tokenizer
+    Path("prefix.txt").write_text("Anna\n\n\nAnna\n")
     code, out, err = mtattn_("translate", run, "blank.txt", "--prefix", "prefix.txt")
-    assert (code, out.count("\n"), out.split("\n")[0]) == (0, 3, "")
-    assert "warning: 1 prefixes stand beside blank lines, which stay blank" in err
+    assert (code, out.count("\n"), out.split("\n")[0]) == (0, 4, "")
+    assert "warning: 2 prefixes stand beside blank lines, which stay blank" in err
 
 
 def test_a_prefix_without_room_is_said(mtattn_, run):
@@ -243,6 +244,7 @@ def test_mbr_takes_one_of_its_candidates(mtattn_, run, search):
 def test_mbr_out_of_range(fails):
     fails(2, r"--mbr 1: give at least 2 candidates", "--mbr", "1")
     fails(2, r"--mbr 3: give at least 2 candidates, and at least --nbest \(4\)", "--mbr", "3", "--nbest", "4")
+    fails(2, r"--mbr 2000: give at least 2 candidates, .* but at most 1000", "--mbr", "2000")
     fails(2, r"--mbr 8: needs as many hypotheses, and --beam is 4", "--mbr", "8", "--beam", "4")
 
 
