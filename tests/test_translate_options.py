@@ -142,7 +142,7 @@ def test_unequal_numbers_of_prefixes(fails, prefixes, count):
 
 
 def test_a_prefix_of_a_blank_line_is_said(mtattn_, run):
-    Path("blank.txt").write_text("\n  \nanna\n\u200b\n", encoding="utf-8")  # the last is blank to the tokenizer
+    Path("blank.txt").write_text("\n  \nanna\n\u2581\n", encoding="utf-8")  # the last is blank to the tokenizer
     Path("prefix.txt").write_text("Anna\n\n\nAnna\n")
     code, out, err = mtattn_("translate", run, "blank.txt", "--prefix", "prefix.txt")
     assert (code, out.count("\n"), out.split("\n")[0]) == (0, 4, "")
