@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mtattn import __version__
 from mtattn.errors import ConfigError, FileError, MtattnError
 from mtattn.interrupts import Interrupted, Interrupts, leave
 from mtattn.streams import discard
@@ -57,9 +58,19 @@ SearchOption = Annotated[list[str], typer.Option("--set", metavar="decode.K=V", 
 BeamOption = Annotated[int | None, typer.Option("--beam", help="Beam size; 1 is greedy. Default: the config's.")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        with _printing():
+            typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     """Train a machine translator whose inside you can see."""
 
@@ -71,7 +82,9 @@ def train(
     tgt_file: Annotated[Path | None, typer.Option(help="Its translation, line by line.")] = None,
     dev_src: Annotated[Path | None, typer.Option(help="Source text to validate on.")] = None,
     dev_tgt: Annotated[Path | None, typer.Option(help="Its translation.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run directory. Default: runs/NAME, by config or source file.")
+    ] = None,
     set_: SetOption = [],  # noqa: B006
     device: DeviceOption = Device.auto,
     from_: Annotated[
@@ -93,6 +106,8 @@ def train(
 
     own_data = src_file is not None or any(override.strip().startswith("data.train") for override in set_)
     goes_on = run is not None and RunDirectory(run).started
+    if run is not None and not (goes_on or config or own_data or from_):
+        raise ConfigError(f"{run}: no run was begun here; check the name, or say what to begin: train toy --run {run}")
     named = config or (None if own_data or from_ or goes_on else "toy")
     if fresh and goes_on and named is None and not own_data and not from_:
         raise ConfigError(f"--fresh would replace {run}: name the config or the files to start over with")

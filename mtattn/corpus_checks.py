@@ -206,7 +206,7 @@ CHECKS: dict[str, Check] = {
     "unreadable": Check(
         _unreadable,
         why="training cannot start from it",
-        fix="do as the message says; where two files differ in length, a slip found below says where",
+        fix="mend that, then run `mtattn doctor` again",
     ),
     "invalid utf-8": Check(
         _invalid,

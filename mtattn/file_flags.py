@@ -63,17 +63,23 @@ def language_overrides(src: Path | None, tgt: Path | None) -> list[str]:
     return [f'data.src="{found[0]}"', f'data.tgt="{found[1]}"'] if found else []
 
 
-def require_direction(src: Path | None, tgt: Path | None, data: DataConfig) -> None:
-    """Refuse files whose names say that they are the other way round.
+def require_direction(src: Path | None, tgt: Path | None, data: DataConfig, *, trained: bool = False) -> None:
+    """Refuse files whose names say that they are the other way round, or to learn from one file for both sides.
+
+    Args:
+        trained: the model is there, and `tgt` holds references.
 
     Raises:
         ConfigError
     """
+    if src is not None and src == tgt and not trained:
+        raise ConfigError(f"--src-file and --tgt-file are both {src}: two files belong here, line by line")
     if _languages(src, tgt) == (data.tgt, data.src):
+        meant = f", or, if that is meant, --set data.src={data.tgt} --set data.tgt={data.src}"
         raise ConfigError(
-            f"--src-file {src} and --tgt-file {tgt}: by their names they are {data.tgt} to {data.src}, but the model "
-            f"translates {data.src} to {data.tgt}; exchange them, or, if that is meant, --set data.src={data.tgt} "
-            f"--set data.tgt={data.src}"
+            f"--src-file {src} and {'--ref-file' if trained else '--tgt-file'} {tgt}: by their names they are "
+            f"{data.tgt} to {data.src}, but the model translates {data.src} to {data.tgt}; "
+            f"exchange them{'' if trained else meant}"
         )
 
 

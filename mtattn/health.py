@@ -54,9 +54,9 @@ def ready(*, epochs: float, tgt_tokens: int) -> bool:
     return epochs >= MIN_EPOCHS or tgt_tokens >= MIN_TOKENS
 
 
-def alarms(evidence: Evidence) -> list[str]:
-    """What a person should look at in a model that is `ready`."""
-    return [message for check in ALARMS.values() if (message := check(evidence))]
+def alarms(evidence: Evidence) -> dict[str, str]:
+    """What a person should look at in a model that is `ready`, by its name in ALARMS: "what: why, and what to try"."""
+    return {name: message for name, check in ALARMS.items() if (message := check(evidence))}
 
 
 def _empty(evidence: Evidence) -> str:
@@ -80,9 +80,9 @@ def _same(evidence: Evidence) -> str:
     if share <= max(MAX_SAME, 2 * natural):
         return ""
     return (
-        f"{share:.0%} of the translations are the same ({_short(output)}): the model ignores its source; check that "
-        "line n of one file translates line n of the other (`mtattn doctor`), then try a lower optim.lr or a longer "
-        "optim.warmup"
+        f"{share:.0%} of the translations are the same: the model ignores its source and writes {_short(output)}; "
+        "check that line n of one file translates line n of the other (`mtattn doctor`), then try a lower optim.lr or "
+        "a longer optim.warmup"
     )
 
 

@@ -35,8 +35,11 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
     Raises:
         ModelError
     """
+    if folder.is_file():
+        raise ModelError(f"{folder}: is a file, and a model is a folder; it comes first: mtattn translate RUN INPUT")
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder; give a run directory (runs/NAME) or a released model")
+        hint = f"did you mean {near}?" if (near := "runs" / folder).is_dir() else "give a run directory (runs/NAME)"
+        raise ModelError(f"{folder}: no such folder; {hint}")
     folder = model_folder(folder)
     config = read_config(folder)
     source = _verified(folder)

@@ -42,7 +42,7 @@ def resumed_config(asked: Config, run: RunDirectory) -> Config:
     if found := _differences(asdict(asked) | {"decode": {}}, asdict(own)):
         raise ConfigError(
             f"{run.path} was begun with another config: {'; '.join(found)}; "
-            "--fresh starts over, --run DIR trains beside it"
+            "--fresh starts over, another --run trains beside it"
         )
     return replace(own, decode=asked.decode)
 

@@ -11,6 +11,7 @@ import torch
 from mtattn.checkpoint import read_config
 from mtattn.errors import ConfigError, CorpusError
 from mtattn.evaluate import score
+from mtattn.file_flags import require_direction
 from mtattn.loading import model_folder, weights_sha256
 from mtattn.prepare import load_split
 from mtattn.progress import Reporter
@@ -38,11 +39,13 @@ def evaluate_run(
         (their sha256), seconds (of translating).
 
     Raises:
-        ConfigError: the config names no such split. CorpusError: the text cannot be read.
+        ConfigError: the config names no such split, or the files are the other way round. CorpusError: the text cannot
+            be read.
     """
     translator = load_translator(run, device, beam=beam, overrides=overrides)
     data = read_config(model_folder(run)).data
     if files is not None:
+        require_direction(*files, data, trained=True)
         named = CorpusSource(str(files[0]), target=str(files[1]))
         data, split = replace(data, folder="", test=named), "test"
     elif not getattr(data, split):

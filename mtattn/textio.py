@@ -99,6 +99,8 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
         raise ConfigError(f"{path}: is a folder; name a file")
     if path is not None and path.exists() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
+    if path is not None and not path.parent.is_dir():
+        raise FileError(f"{path}: there is no folder {path.parent}; make it first")
     name = str(path or "standard output")
     is_new = path is not None and not path.exists()
     with _cannot_be("written", name):

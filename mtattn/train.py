@@ -102,7 +102,7 @@ class Trainer:
     ) -> None:
         self.config, self.run, self.data, self.report, self.interrupts = config, run, data, report, interrupts
         self.device, self.allow_changed_data, self.ranks = device, allow_changed_data, ranks or Ranks()
-        self.lineage = lineage(config, data)
+        self.lineage, self.alarmed = lineage(config, data), set[str]()
         self.batches = make_batches(config, data, int(config.train.batch_tokens))
         self.finetuning = Finetuning(config, data, run, report, interrupts.check) if config.finetune.model else None
         self._start(fresh=fresh)
@@ -370,8 +370,9 @@ class Trainer:
         )
         for src, reference, output in outcome.samples:
             self.report.note(f"    source     {src}\n    reference  {reference}\n    output     {output}")
-        for alarm in outcome.alarms:
-            self.report.warn(alarm)
+        for name, alarm in outcome.alarms.items():
+            self.report.warn(alarm.partition(": ")[0] if name in self.alarmed else alarm)  # the advice once
+        self.alarmed |= outcome.alarms.keys()
 
     def _write_metrics(self, kind: str, **values: Any) -> None:
         line = {

@@ -35,13 +35,13 @@ class Validation:
         loss: nats a token, without label smoothing.
         scores: BLEU and chrF of the greedy translations.
         samples: some (source, reference, output).
-        alarms: what looks wrong, in words (mtattn.health).
+        alarms: what looks wrong, by name, in words (mtattn.health).
     """
 
     loss: float
     scores: Scores
     samples: list[tuple[str, str, str]]
-    alarms: list[str] = field(default_factory=list)
+    alarms: dict[str, str] = field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:

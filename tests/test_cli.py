@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_config, train_tiny, write_corpus
 
+from mtattn import __version__
 from mtattn.config import load_config
 from mtattn.errors import (
     ConfigError,
@@ -155,6 +156,36 @@ def test_files_the_other_way_round_are_not_learnt_from(mtattn_: Run, trained: Pa
         assert "they are de to en, but the model translates en to de; exchange them, or" in err
     meant = ["--set", "data.src=de", "--set", "data.tgt=en"]
     assert mtattn_("train", "toy", *swapped, *meant, "--dry-run")[0] == 0
+
+
+def test_a_misspelt_run_trains_nothing(mtattn_: Run) -> None:
+    code, _, err = mtattn_("train", "--run", "runs/mien")
+    assert code == ConfigError.exit_code and "error: runs/mien: no run was begun here; check the name" in err
+    assert not Path("runs").exists()
+
+
+def test_a_run_as_config_says_how_it_goes_on(mtattn_: Run, trained: Path) -> None:
+    code, _, err = mtattn_("train", trained)
+    assert code == ConfigError.exit_code and f"with a run, --run {trained} goes on" in err
+
+
+def test_references_and_sources_exchanged_are_not_scored(mtattn_: Run, trained: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    code, _, err = mtattn_("eval", trained, "--src-file", "dev.de", "--ref-file", "dev.en")
+    assert code == ConfigError.exit_code
+    assert (
+        "--ref-file dev.en: by their names they are de to en, but the model translates en to de; exchange them" in err
+    )
+
+
+def test_one_file_for_both_sides_is_noticed(mtattn_: Run, tmp_path: Path) -> None:
+    write_corpus(tmp_path)
+    code, _, err = mtattn_("train", "--src-file", "train.en", "--tgt-file", "train.en")
+    assert code == ConfigError.exit_code and "--src-file and --tgt-file are both train.en: two files belong" in err
+
+
+def test_the_version(mtattn_: Run) -> None:
+    assert mtattn_("--version")[:2] == (0, f"{__version__}\n")
 
 
 def test_a_run_is_gone_on_with_by_its_name_alone(mtattn_: Run, trained: Path) -> None:

@@ -67,7 +67,7 @@ CASES: dict[str, tuple[list[str], Evidence]] = {
 def test_raises_the_right_alarms(case: str) -> None:
     expected, evidence = CASES[case]
     assert [name for name, check in ALARMS.items() if check(evidence)] == expected
-    assert alarms(evidence) == [ALARMS[name](evidence) for name in expected]
+    assert alarms(evidence) == {name: ALARMS[name](evidence) for name in expected}
 
 
 def test_every_alarm_has_a_case_and_says_what_to_try() -> None:
@@ -75,6 +75,7 @@ def test_every_alarm_has_a_case_and_says_what_to_try() -> None:
     assert set(raised) == set(ALARMS)
     for name, evidence in raised.items():
         message = ALARMS[name](evidence)
+        assert ": " in message, name  # the finding, which is repeated, and then what is said once
         assert any(part in message for part in ("doctor", "optim.", "decode.", "model.")), name
 
 
@@ -104,6 +105,6 @@ def test_validation_judges_an_untrained_model_only_after_a_while(tmp_path: Path)
     dev = Pairs(src, tgt)
     early = validate(model, tokenizer, dev, config.decode)
     late = validate(model, tokenizer, dev, config.decode, epochs=MIN_EPOCHS, trained_on=Pairs(src[:5], tgt[:5]))
-    assert early.alarms == []
+    assert early.alarms == {}
     assert late.alarms
     assert (late.loss, late.scores.bleu, late.samples) == (early.loss, early.scores.bleu, early.samples)

@@ -333,7 +333,7 @@ def test_output_over_another_source_is_refused(fails, option):
 
 
 def test_output_that_cannot_be_written(fails):
-    fails(4, r"nowhere/out.txt: cannot be written: No such file", "-o", "nowhere/out.txt")
+    fails(4, r"nowhere/out.txt: there is no folder nowhere; make it first", "-o", "nowhere/out.txt")
     fails(4, r"/dev/full: cannot be written: No space left", "-o", "/dev/full", "--force")
 
 

@@ -312,7 +312,12 @@ DAMAGED_MODEL = [
         cut("run/model/MANIFEST.json", 0),
     ),
     Case("no such run", "translate nowhere in.txt", MODEL, r"error: nowhere: no such folder; give a run directory"),
-    Case("a file as a run", "translate in.txt in.txt", MODEL, r"error: in.txt: no such folder"),
+    Case(
+        "a file as a run",
+        "translate in.txt in.txt",
+        MODEL,
+        r"error: in.txt: is a file, and a model is a folder; it comes first",
+    ),
     Case(
         "a folder that is no run",
         "translate corpus in.txt",
@@ -571,7 +576,7 @@ USE = [
         "an output in no folder",
         f"{TRANSLATE} -o no/out.txt",
         FILE,
-        r"error: no/out.txt: cannot be written: No such file",
+        r"error: no/out.txt: there is no folder no; make it first",
     ),
     Case(
         "a device that is not here",
