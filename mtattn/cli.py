@@ -99,35 +99,16 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")] = False,
 ) -> None:
     """Train a translator, or go on with a run that was stopped."""
-    from mtattn.checkpoint import RunDirectory
-    from mtattn.file_flags import file_overrides, language_overrides, require_direction
+    from mtattn.command import TrainCommand, understand
     from mtattn.progress import Reporter
-    from mtattn.resolve import resolve
 
-    own_data = src_file is not None or any(override.strip().startswith("data.train") for override in set_)
-    goes_on = run is not None and RunDirectory(run).started
-    if run is not None and not (goes_on or config or own_data or from_):
-        raise ConfigError(f"{run}: no run was begun here; check the name, or say what to begin: train toy --run {run}")
-    named = config or (None if own_data or from_ or goes_on else "toy")
-    if fresh and goes_on and named is None and not own_data and not from_:
-        raise ConfigError(f"--fresh would replace {run}: name the config or the files to start over with")
     report, chosen = Reporter(), _device(device)
-    directory = RunDirectory(run or Path("runs") / _run_name(named, src_file))
-    begins = fresh or not directory.started  # a run that goes on has its folder and its languages
-    overrides = file_overrides(config, src_file, tgt_file, dev_src, dev_tgt, run=None if begins else directory)
-    if begins and config is None and from_ is None:
-        overrides += language_overrides(src_file, tgt_file)
     flags = {"finetune.mix": mix, "train.max_minutes": max_minutes}
-    overrides += [*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_]
-    resolved = resolve(named, overrides, directory, report, device=chosen, origin=from_, fresh=fresh)
-    require_direction(src_file, tgt_file, resolved.config.data)
-    if not dry_run:
-        says = named or ("chosen for your files" if begins else "the run's own")
-        report.note(f"config: {says}; run directory: {directory.path}")
+    overrides = (*(f"{key}={value}" for key, value in flags.items() if value is not None), *set_)
+    command = TrainCommand(config, src_file, tgt_file, dev_src, dev_tgt, run, from_, overrides, fresh)
+    directory, resolved = understand(command, report, chosen)
     for note in resolved.notes:
         report.note(note)
-    if named and src_file and not dev_src and resolved.config.data.dev:
-        report.note(f"validated on the dev corpus of {named}; --dev-src and --dev-tgt name your own")
     if dry_run:
         with _printing():
             typer.echo(resolved.config.to_toml(), nl=False)
@@ -348,12 +329,6 @@ def _reader_may_leave() -> Iterator[None]:
     except BrokenPipeError:
         discard(sys.stdout)
         raise typer.Exit(0) from None
-
-
-def _run_name(config: str | None, src_file: Path | None) -> str:
-    if config is not None:
-        return Path(config).stem
-    return src_file.stem if src_file is not None else "train"
 
 
 def _device(chosen: Device) -> "torch.device":

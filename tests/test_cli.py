@@ -61,7 +61,7 @@ def test_every_error_has_its_exit_code_and_one_line(
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("mtattn.resolve.resolve", fail)
+    monkeypatch.setattr("mtattn.command.understand", fail)
     exit_code, out, err = mtattn_("train", "toy", "--dry-run")
     assert (exit_code, out) == (code, "")
     if isinstance(error, Exception):
