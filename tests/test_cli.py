@@ -90,7 +90,7 @@ def test_debug_shows_the_traceback(mtattn_: Run) -> None:
 
 def test_a_dry_run_prints_a_config_that_reads_back(mtattn_: Run, tmp_path: Path) -> None:
     code, out, err = mtattn_("train", "toy", "--dry-run", "--set", "train.max_epochs=3")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "config: toy; run directory: runs/toy\n")
     (tmp_path / "resolved.toml").write_text(out)
     assert load_config("resolved.toml") == load_config("toy", ["train.max_epochs=3"])
     assert not (tmp_path / "runs").exists()
@@ -108,13 +108,15 @@ def test_files_need_no_config(mtattn_: Run, tmp_path: Path) -> None:
     files = ["--src-file", "a b.en", "--tgt-file", "x.de", "--dev-src", "d.en", "--dev-tgt", "d.de"]
     code, out, err = mtattn_("train", *files, "--dry-run", "--max-minutes", 7)
     assert code == 0
-    assert err.startswith("chosen for 60 pairs")
+    assert err.startswith("config: chosen for your files; run directory: runs/a b\nchosen for 60 pairs")
     given = ['data.train={path="a b.en",target="x.de"}', 'data.dev={path="d.en",target="d.de"}', "train.max_minutes=7"]
     Path("resolved.toml").write_text(out)
     resolved = load_config("resolved.toml")
     assert (resolved.data, resolved.train.max_minutes) == (load_config(None, given).data, 7)
     _, again, err = mtattn_("train", *(part for setting in given for part in ("--set", setting)), "--dry-run")
-    assert err.startswith("chosen for 60 pairs") and again == out
+    assert (
+        err.startswith("config: chosen for your files; run directory: runs/a b\nchosen for 60 pairs") and again == out
+    )
     assert err.splitlines()[-2].startswith("languages: en to de")
     for line in err.splitlines()[1:-2]:
         key, value = line.split("  (")[0].split(" = ")
@@ -306,7 +308,7 @@ def test_fine_tuning_from_two_files(mtattn_: Run, trained: Path, tmp_path: Path)
     resolved = load_config("resolved.toml")
     assert (resolved.finetune.model, resolved.finetune.mix) == (str(trained), 0.25)
     assert resolved.model == load_config(str(trained / "config.toml")).model
-    assert err.startswith(f"fine-tuning {trained} (weights ")
+    assert f"\nfine-tuning {trained} (weights " in err
     assert "finetune.lr_factor = 0.2: learning rates 0.0004 (AdamW) and 0.004 (Muon) instead of 0.002 and 0.02" in err
     limits = ["--set", "train.max_steps=2", "--set", "train.precision=float32", "--run", "tuned"]
     code, _, err = mtattn_("train", "--from", trained, *files, *limits)
