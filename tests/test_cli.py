@@ -114,11 +114,9 @@ def test_files_need_no_config(mtattn_: Run, tmp_path: Path) -> None:
     resolved = load_config("resolved.toml")
     assert (resolved.data, resolved.train.max_minutes) == (load_config(None, given).data, 7)
     _, again, err = mtattn_("train", *(part for setting in given for part in ("--set", setting)), "--dry-run")
-    assert (
-        err.startswith("config: chosen for your files; run directory: runs/a b\nchosen for 60 pairs") and again == out
-    )
+    assert "; run directory: runs/train\nchosen for 60 pairs" in err and again == out
     assert err.splitlines()[-2].startswith("languages: en to de")
-    for line in err.splitlines()[1:-2]:
+    for line in err.splitlines()[2:-2]:
         key, value = line.split("  (")[0].split(" = ")
         section, name = key.split(".")
         assert str(getattr(getattr(resolved, section.strip()), name)) == value
