@@ -5,14 +5,17 @@
     python benchmarks/training.py CORPUS --device cuda
 
 CORPUS is a folder with train.en, train.de, val.en and val.de, or whatever --config and --set name. All train models
-of equal shape (the config's: 256/1024, 4 heads, 3+3 layers), with the same subwords, on the same padded batches, with
-label smoothing and dropout of the same rates in the same places, tied embeddings and clipped gradients; each with the
-optimiser step that is usual for it. A contender is a process of its own (benchmarks/peers/) that stays alive and waits
-while others compute: they take turns on the same batches, so that a slow minute of the machine meets all of them. A
-ratio compares turns on the same batches and is given as median [lowest, highest]; above 1x, mtattn is the faster.
-Counted are target tokens with EOS, without padding. With --to-bleu, learning rates rise for --warmup steps and then
-stay, so that no schedule has to know how long training will take. The first run makes the peers' environments, in
---cache; a peer that cannot be installed is left out.
+of equal shape (the config's: 256/1024, 4 heads, 3+3 layers), with the same subwords, on the same batches (padded; on a
+GPU mtattn packs them), with label smoothing and dropout of the same rates in the same places, tied embeddings and
+clipped gradients; each with the optimiser step that is usual for it. A contender is a process of its own
+(benchmarks/peers/) that stays alive and waits while others compute: they take turns on the same batches, so that a slow
+minute of the machine meets all of them. A ratio compares turns on the same batches and is given as median [lowest,
+highest]; above 1x, mtattn is the faster. Counted are target tokens with EOS, without padding.
+
+With --to-bleu, learning rates rise for --warmup steps and then stay, so that no schedule has to know how long training
+will take. mtattn is scored with the average of its weights that it would release, the others with their weights as they
+are, at the rate of --peer-lr. The first run makes the peers' environments, in --cache; a peer that cannot be installed
+is left out.
 """
 
 import argparse

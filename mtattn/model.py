@@ -75,7 +75,7 @@ class ModelConfig:
     norm_position: "pre" normalises a sublayer's input, "post" the sum after it (the paper's).
     activation: "relu", "gelu", or "swiglu" (Shazeer 2020, a gate of its own beside the F inner values).
     score: the kind of attention, a name in `mtattn.attention.SCORES`.
-    qk_norm: RMSNorm of queries and keys in self-attention (Henry et al. 2020).
+    qk_norm: RMSNorm of queries and keys in self-attention (Dehghani et al. 2023).
     tied_embeddings: one table for source, target and output (target and output alone with separate vocabularies).
     attention: how attention is computed, a name in `mtattn.attention.IMPLS` but "banded", or "auto".
     """
@@ -212,7 +212,7 @@ class EncoderLayer(nn.Module):
         self.self_attn_residual = Residual(config)
         self.ffn_residual = Residual(config)
 
-    def forward(self, x: Tensor, mask: Mask | None, positions: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask | Tensor | None, positions: Tensor | None = None) -> Tensor:
         """x [B, S, D], mask over keys S, positions [B, S] of the tokens (None: 0 .. S-1) -> [B, S, D]."""
         x = self.self_attn_residual(x, lambda h: self.self_attn(h, mask=mask, positions=positions))
         return self.ffn_residual(x, self.ffn)  # type: ignore[no-any-return]
@@ -369,6 +369,7 @@ class Transformer(nn.Module):
         return DecoderState(self, src)
 
     def _embed(self, table: nn.Module, position: Position, ids: Tensor, positions: Tensor | None) -> Tensor:
+        # Vaswani 2017, section 3.4: the table, of std 1 / sqrt(D), is also the output's; as input it gets variance 1.
         x = table(ids) * self.config.d_model**0.5  # [B, T, D]
         return self.dropout(position(x, positions))  # type: ignore[no-any-return]
 
@@ -394,7 +395,7 @@ class DecoderState:
             self.tree = BeamTree(tokens.shape[0], tokens.shape[1], tokens.device)
         mask = self.tree.extend(parents)  # [N, 1, K, L] or None
         positions = self.tree.positions  # [K]
-        x = self.model.embed_tgt(tokens, positions)  # [N, K, D]
+        x = self.model.embed_tgt(tokens, positions)  # [N, K, D]: K queries of each sentence, all at one position
         for layer, caches in zip(decoder_layers(self.model), self.caches, strict=True):
             x = layer(x, None, mask, self.memory_mask, caches, positions)
         return self.model.logits(self.model.decoder_norm(x if alive is None else x[alive]))  # [N, K, V] or [R, V]

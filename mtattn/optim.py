@@ -155,7 +155,8 @@ class Optimizer:
 def make_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     """The optimisers that share the model's parameters.
 
-    The weights of linear layers are "hidden": Muon's, or decayed by AdamW. Embeddings, norms and biases are neither.
+    The weights of linear layers are "hidden": Muon's, or decayed by AdamW. Embeddings, norms, biases and
+    what a kind of score learns are neither.
     """
     hidden = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     known = {id(parameter) for parameter in hidden}

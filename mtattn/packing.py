@@ -38,15 +38,15 @@ class Packing(NamedTuple):
 
     def encoder_mask(self) -> Mask:
         """Which source tokens see which."""
-        return packed(self.src_documents).complete()
+        return packed(self.src_documents).assume_complete()
 
     def decoder_mask(self) -> Mask:
         """Which target tokens see which."""
-        return (causal() & packed(self.tgt_documents)).complete()
+        return (causal() & packed(self.tgt_documents)).assume_complete()
 
     def cross_mask(self) -> Mask:
         """Which source tokens each target token sees."""
-        return packed(self.tgt_documents, self.src_documents).complete()
+        return packed(self.tgt_documents, self.src_documents).assume_complete()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Hugging Face's MarianMT from scratch, trained as its Trainer trains: LabelSmoother, fused AdamW, SDPA attention."""
+"""Hugging Face's MarianMT from scratch, with its Trainer's LabelSmoother, fused AdamW and SDPA attention."""
 
 from protocol import AdamWTraining, Batch, Job, Peer, cut_at_eos, serve
 from torch import Tensor

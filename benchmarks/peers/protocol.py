@@ -209,12 +209,12 @@ class AdamWTraining:
         """See Peer."""
         set_lr(self.optimizer, self.job.lr * lr_multiplier)
         self.model.train()
-        nats, num_tokens = 0.0, sum(batch.num_tokens for batch in group)
+        nats, num_tokens = torch.zeros((), device=self.device), sum(batch.num_tokens for batch in group)
         for batch in group:
             loss = self.nats(batch.to(self.device))
             (loss / num_tokens).backward()
-            nats += loss.item()
+            nats += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.job.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return nats / num_tokens
+        return float(nats) / num_tokens

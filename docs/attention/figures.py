@@ -139,7 +139,7 @@ def positions() -> None:
 
 
 def heads() -> None:
-    """Four heads of one layer, and which key heads they share in grouped-query attention."""
+    """Four heads of one layer."""
     torch.manual_seed(1)
     layer, x = MultiHeadAttention(32, 4, position=Rotary(8), qk_norm=True), torch.randn(1, 10, 32)
     torch.nn.init.normal_(layer.q_proj.weight)

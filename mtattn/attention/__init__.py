@@ -1,7 +1,8 @@
 """Attention: readable, exact and fast. The folder is self-contained: copy it into any project that has torch.
 
 Begin with `textbook.py` (the formula), then `reference.py` (with heads, masks and bias), `multihead.py` (the layer of a
-Transformer), `masks.py`, `positions.py` and `scores.py`; `functional.py` (`attend`) chooses among the fast paths.
+Transformer), `predicate.py` and `masks.py`, `positions.py` and `scores.py`; `functional.py` (`attend`) chooses among
+the fast paths.
 """
 
 from .cache import BeamTree, KVCache

@@ -1,4 +1,4 @@
-"""Attention by FlexAttention: torch compiles one kernel for this mask, bias and cap (He 2024)."""
+"""Attention by FlexAttention: torch compiles one kernel for this mask, bias and cap (Dong 2024)."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def attend(
         q: [B, H, T, E].
         k: [B, Hkv, S, E]; Hkv divides H. Hkv = H is multi-head, 1 is multi-query (Shazeer 2019), between is
             grouped-query attention (Ainslie 2023): head h reads key head h // (H / Hkv).
-        v: [B, Hkv, S, E].
+        v: [B, Hkv, S, Ev]; Ev is E as a rule.
         mask: None, a `Mask`, or a bool tensor that broadcasts to [B, H, T, S] (rank 2 or 4); True = may attend.
         bias: added to the scores after the cap; floating, broadcasts to [B, H, T, S]; may need gradients.
         scale: factor of q k^T; 1 / sqrt(E) when None.
@@ -53,7 +53,7 @@ def attend(
         impl: "auto" or a key of `IMPLS`; `chosen_impl` says what "auto" takes.
 
     Returns:
-        [B, H, T, E].
+        [B, H, T, Ev].
 
     Raises:
         ValueError: a shape, type or range does not fit, or `impl` cannot do what is asked.
@@ -89,7 +89,7 @@ def weights_of_scores(
     scores: Tensor, mask: Tensor | Mask | None = None, bias: Tensor | None = None, softcap: float | None = None
 ) -> Tensor:
     """Return softmax(cap(scores) + bias) [B, H, T, S] over the allowed keys, of scores of any kind (overwritten)."""
-    dense = materialised(_checked_mask(mask, bias, scores.shape), scores)
+    dense = materialised(_checked_mask(mask, bias, scores.shape), scores.shape[2], scores.shape[3], scores.device)
     weights = masked_softmax(scores, dense, bias, softcap)
     return weights if dense is None or dense.dead is None else weights.masked_fill(dense.dead, 0.0)
 
@@ -103,7 +103,7 @@ def attend_scores(
     dropout: float = 0.0,
 ) -> Tensor:
     """Attend with scores [B, H, T, S] (overwritten) that no dot product gives, such as `Additive`; else as `attend`."""
-    dense = materialised(_checked_mask(mask, bias, scores.shape), scores)
+    dense = materialised(_checked_mask(mask, bias, scores.shape), scores.shape[2], scores.shape[3], scores.device)
     return weighted_sum(masked_softmax(scores, dense, bias, softcap), v, dense, dropout)
 
 
@@ -130,7 +130,7 @@ def chosen_impl(
     return _choose(q, k, v, check_inputs(q, k, v, mask, bias, softcap, dropout), bias, softcap, dropout)
 
 
-# What "auto" goes by. Milliseconds on 2 cores (AVX-512), H * E = 256, layout [B, T, H, E]; see benchmarks/attention.py.
+# What "auto" goes by. Milliseconds on 2 cores (AVX-512), H * E = 256, layout [B, T, H, E], commit 97c7a4a.
 #   [B, T]                              [256, 16]      [64, 64]       [16, 256]      [4, 1024]
 #   forward + backward, float32:
 #     reference / sdpa                  6.6 / 4.8      11.7 / 9.5     27 / 24        150 / 74
@@ -157,7 +157,7 @@ def _choose(
 ) -> str:
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if softcap is not None or (bias is not None and bias.requires_grad and torch.is_grad_enabled()):
-        # The fused kernels have no cap, and give no gradient to a bias; their fallback is slower than the reference.
+        # The fused kernels have no cap, and give no gradient to a bias; their fallback is no faster than the reference.
         many = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > _MOST_SCORES
         return "chunked" if many and not dropout else "reference"
     if bias is None and pays_off(mask, q.shape[2], k.shape[2]):

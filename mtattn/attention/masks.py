@@ -5,7 +5,8 @@ Rules combine with `&`, `|` and `~`, and become a tensor (or a FlexAttention blo
     mask = causal() & key_padding(tgt != pad_id)      # decoder self-attention
     mask = causal() & sliding_window(256)             # each token sees itself and the 255 before it
 
-To add one, write a subclass of `Mask` with `allows`, a function that makes it, and a line in `MASKS`.
+To add one, write a subclass of `Mask` with `allows`, a function that makes it, and a line in `MASKS`. A rule that looks
+at `b` or `h` also sets `self.batch` or `self.heads`; otherwise the first row or head answers for all.
 Letters: B batch, H heads, T queries, S keys.
 """
 

@@ -112,7 +112,7 @@ class MultiHeadAttention(nn.Module):
         if positions is None and past:
             positions = torch.arange(past, past + x.shape[1], device=x.device)
         q = self._queries(x, positions)  # [B, H, T, E]
-        k_pos = None
+        # Keys come from x or memory, from a memory that was projected before, or from the cache, with x's added.
         if cache is None:
             source, k_pos = (x, positions) if memory is None else (memory, None)
             k, v = self._keys_values(source, k_pos)  # [B, Hkv, S, E]
@@ -121,7 +121,7 @@ class MultiHeadAttention(nn.Module):
         else:
             k, v = cache.append(*self._keys_values(x, positions), positions)  # [B, Hkv, L, E]
             k_pos = cache.positions
-        if isinstance(mask, Mask):
+        if isinstance(mask, Mask):  # a rule counts queries from 0; a tensor has a column for each cached key already
             mask = mask.shifted(past)
         context = self._attend(q, k, v, mask, self._position_bias(q, k, positions, k_pos))  # [B, H, T, E]
         output: Tensor = self.out_proj(context.transpose(1, 2).flatten(2))  # [B, T, D]
@@ -151,8 +151,7 @@ class MultiHeadAttention(nn.Module):
             return None
         q_pos = torch.arange(q.shape[2], device=q.device) if q_pos is None else q_pos
         k_pos = torch.arange(k.shape[2], device=q.device) if k_pos is None else k_pos
-        bias = self.position.bias(q_pos, k_pos)  # [P, H, T, S]
-        return None if bias is None else bias.to(q.dtype)
+        return self.position.bias(q_pos, k_pos)  # [P, H, T, S]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | Mask | None, bias: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0

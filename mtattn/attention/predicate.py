@@ -37,16 +37,15 @@ class Dense:
         if self.dead is not None and not bool(self.dead.any()):
             self.dead = None
 
-    @property
-    def finite(self) -> Tensor:
-        """`allowed`, but dead queries see every key: their softmax stays finite, and the caller zeroes their output."""
-        return self.allowed if self.dead is None else self.allowed | self.dead
-
     def additive(self, dtype: torch.dtype) -> Tensor:
-        """Return `finite` as numbers to add to the scores: 0 where allowed, -inf elsewhere."""
+        """Return numbers to add to the scores: 0 where allowed, -inf elsewhere.
+
+        Dead queries see every key: their softmax stays finite, and the caller zeroes their output.
+        """
         if self._additive is None or self._additive.dtype != dtype:
+            finite = self.allowed if self.dead is None else self.allowed | self.dead
             zeros = torch.zeros((), dtype=dtype, device=self.allowed.device)
-            self._additive = zeros.masked_fill(~self.finite, -math.inf)
+            self._additive = zeros.masked_fill(~finite, -math.inf)
         return self._additive
 
 
@@ -122,7 +121,7 @@ class Mask:
         """Return the mask without its trivial parts, None when nothing is left: what is not there costs nothing."""
         return None if self.trivial else self
 
-    def complete(self) -> Mask:
+    def assume_complete(self) -> Mask:
         """Return the mask itself, with the caller's word that it leaves no query without a key.
 
         Then nobody has to look, for which the host would wait on a GPU, and could not while it records a CUDA graph.

@@ -4,6 +4,7 @@
     weights = softmax over the allowed keys      [B, H, T, S]
     output  = weights v                          [B, H, T, E]
 
+A query that may see no key at all is "dead"; its output is zero.
 Letters: B batch, H query heads, Hkv key heads, G = H / Hkv, T queries, S keys, E d_head.
 """
 
@@ -28,7 +29,7 @@ def reference(
 ) -> Tensor:
     """Attend as the formula says, with memory that grows as T * S. Arguments as for `attend`."""
     scores = dot_product_scores(q, k, scale)  # [B, H, T, S]
-    dense = materialised(mask, scores)
+    dense = materialised(mask, q.shape[2], k.shape[2], q.device)
     weights = masked_softmax(scores, dense, bias, softcap)  # [B, H, T, S]
     return weighted_sum(weights, v, dense, dropout)  # [B, H, T, E]
 
@@ -63,9 +64,9 @@ def weighted_sum(weights: Tensor, v: Tensor, mask: Dense | None, dropout: float)
     return output if mask is None or mask.dead is None else output.masked_fill(mask.dead, 0.0)
 
 
-def materialised(mask: Mask | Dense | None, scores: Tensor) -> Dense | None:
-    """Return the mask as a tensor, for scores [B, H, T, S]."""
-    return mask.dense(scores.shape[2], scores.shape[3], scores.device) if isinstance(mask, Mask) else mask
+def materialised(mask: Mask | Dense | None, num_queries: int, num_keys: int, device: torch.device) -> Dense | None:
+    """Return the mask as a tensor."""
+    return mask.dense(num_queries, num_keys, device) if isinstance(mask, Mask) else mask
 
 
 def fold_groups(x: Tensor, kv: Tensor) -> Tensor:

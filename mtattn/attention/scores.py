@@ -71,7 +71,7 @@ class Multiplicative(ScaledDot):
 
 
 class Cosine(ScaledDot):
-    """exp(t) cos(q, k) with a learned temperature t for each head (Liu 2022, Swin v2); exp(t) starts at 10."""
+    """exp(t) cos(q, k) with a learned temperature t for each head (Henry 2020; Liu 2022); exp(t) starts at 10."""
 
     def __init__(self, num_heads: int, num_kv_heads: int, d_head: int) -> None:
         super().__init__(num_heads, num_kv_heads, d_head)

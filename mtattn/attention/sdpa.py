@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .masks import Causal
 from .predicate import Dense, Mask
+from .reference import materialised
 
 
 def sdpa(
@@ -28,8 +29,7 @@ def sdpa(
         raise ValueError("attend: impl='sdpa' has no softcap; use impl='reference', 'chunked', 'flex' or 'auto'")
     # attn_mask together with is_causal differs between torch's backends, so exactly one of them is ever given.
     is_causal = bias is None and isinstance(mask, Causal) and q.shape[2] == k.shape[2]
-    dense = mask.dense(q.shape[2], k.shape[2], q.device) if isinstance(mask, Mask) and not is_causal else mask
-    dense = dense if isinstance(dense, Dense) else None
+    dense = None if is_causal else materialised(mask, q.shape[2], k.shape[2], q.device)
     attn_mask = bias
     if dense is not None:
         # Dead queries see all keys in there, and are zeroed here: backends differ in what they make of an empty row.

@@ -294,3 +294,10 @@ def test_scale_defaults_to_the_root_of_d_head():
     q, k, v = qkv(4, 4)
     torch.testing.assert_close(attend(q, k, v), attend(q, k, v, scale=1 / math.sqrt(E)))
     assert not torch.allclose(attend(q, k, v), attend(q, k, v, scale=1.0))
+
+
+@pytest.mark.parametrize("impl", HAS_BACKWARD)
+def test_values_may_have_another_size_than_keys(impl):
+    q, k, v = qkv(70, 70)
+    narrow, whole = (attend(q, k, values, sliding_window(20), impl=impl) for values in (v[..., :3], v))
+    torch.testing.assert_close(narrow, whole[..., :3])

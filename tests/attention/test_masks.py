@@ -196,6 +196,6 @@ def test_a_mask_that_is_known_to_be_complete_is_not_looked_at(monkeypatch):
     monkeypatch.setattr("mtattn.attention.predicate.Dense.drop_dead_if_none", lambda self: None)  # as while recording
     mask = causal() & packed(torch.tensor([[1, 1, 0, 0]]))
     assert mask.dense(4, 4).dead is not None
-    whole = (causal() & packed(torch.tensor([[1, 1, 0, 0]]))).complete()
+    whole = (causal() & packed(torch.tensor([[1, 1, 0, 0]]))).assume_complete()
     assert whole.dense(4, 4).dead is None
     assert torch.equal(whole.dense(4, 4).allowed, mask.dense(4, 4).allowed)
