@@ -261,7 +261,9 @@ def export(
         Path | None,
         typer.Option(help="Source text; the copy is compared on 200 lines. Default: dev, or what was held out."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier export and all that lies in its folder.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing: say what this model can be exported to.")
     ] = False,

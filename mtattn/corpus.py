@@ -11,12 +11,13 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
+from uuid import uuid4
 
 from mtattn.errors import ConfigError, CorpusError, FileError
 from mtattn.readers import READERS, ReaderInput
@@ -146,16 +147,22 @@ def build_cache(
             checked_pairs(source, data, scratch, dropped, skip_invalid=skip_invalid, keep_all=keep_all)
             for source in sources
         )
-        if not write_arrow(pairs, result / PAIRS_FILE, fingerprint=target.name[:16]):
+        # What the hub holds may be other text the next time, although it is named alike.
+        fingerprint = target.name[:16] if any(map(local_files, sources)) else uuid4().hex[:16]
+        if not write_arrow(pairs, result / PAIRS_FILE, fingerprint):
             names = ", ".join(dict.fromkeys(path for source in sources for path in source.paths))
-            lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            raise CorpusError(f"{names}: no pairs" + (f" are left (dropped: {lost})" if lost else "; it is empty"))
+            raise CorpusError(f"{names}: no pairs" + (f" are left{listed(dropped)}" if dropped else "; it is empty"))
         (result / DROPPED_FILE).write_text(json.dumps(dropped), encoding="utf-8")
         try:
             result.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was first, with the same content
                 raise
+
+
+def listed(dropped: Mapping[str, int]) -> str:
+    """How many pairs were left out and why, in brackets; "" when none was."""
+    return f" (dropped: {', '.join(f'{count:,} {reason}' for reason, count in dropped.items())})" if dropped else ""
 
 
 @contextmanager
@@ -184,7 +191,7 @@ def open_cache(folder: Path) -> tuple["datasets.Dataset", dict[str, int]]:
     try:
         dropped = json.loads((folder / DROPPED_FILE).read_bytes())
         return Dataset.from_file(str(folder / PAIRS_FILE)), dropped
-    except ValueError as error:  # JSON's and Arrow's errors are both ValueErrors
+    except (ValueError, FileNotFoundError) as error:  # JSON's and Arrow's errors are both ValueErrors
         raise FileError(f"{folder}: damaged ({error}); delete this folder, it is made again") from error
 
 

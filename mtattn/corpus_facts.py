@@ -4,7 +4,7 @@ import tempfile
 import unicodedata
 from array import array
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -59,6 +59,7 @@ class SplitFacts:
         files: (number of its first pair, (source file, target file)) of each source of pairs.
         alphabet: characters seen, for source and target.
         tallies: by name, what was seen line by line (LINE_TESTS, "invalid utf-8", "leaked dev", "near dev", ...).
+        found: by name ("leaked dev", "near dev", ...), which sentences of dev or test were seen here, by their hashes.
         error: why reading stopped, "" when it did not.
     """
 
@@ -71,6 +72,7 @@ class SplitFacts:
     files: list[tuple[int, tuple[str, str]]] = field(default_factory=list)
     alphabet: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
     tallies: dict[str, Tally] = field(default_factory=dict)
+    found: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     error: str = ""
 
     def __len__(self) -> int:
@@ -206,10 +208,11 @@ def _test(
     exact = [hash(text) for text in pair if text.strip()]
     near = [hash(plain) for text in pair if (plain := plain_text(text))]
     for other, sentences in held_out.items():
-        if not sentences.exact.isdisjoint(exact):
-            facts.tally(f"leaked {other}").add(facts.place(number))
-        elif not sentences.near.isdisjoint(near):
-            facts.tally(f"near {other}").add(facts.place(number))
+        for name, known, own_hashes in (("leaked", sentences.exact, exact), ("near", sentences.near, near)):
+            if seen := known.intersection(own_hashes):
+                facts.tally(f"{name} {other}").add(facts.place(number))
+                facts.found[f"{name} {other}"] |= seen
+                break
     if own is not None:
         own.exact.update(exact)
         own.near.update(near)

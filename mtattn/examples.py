@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from mtattn.batch import IntArray, TokenTable
-from mtattn.corpus import LoadedCorpus, building_folder, read_tables
+from mtattn.corpus import LoadedCorpus, building_folder, listed, read_tables
 from mtattn.errors import CorpusError, FileError
 from mtattn.filtering import FilterConfig, why_left_out
 from mtattn.tokenizer import Tokenizer
 
 BLOCK = 10_000  # pairs encoded at a time
-VERSION = 2
+VERSION = 3
 """Part of every cache key: raise it when the same corpus would give other examples than before."""
 SCHEMA = pa.schema({"src": pa.list_(pa.int32()), "tgt": pa.list_(pa.int32()), "number": pa.int64()})
 
@@ -47,7 +47,7 @@ def encode_corpus(
     """Encode the pairs that pass the filters; the outcome is cached by the content of all that shapes it.
 
     Args:
-        held_out: sentences of dev and test, either side; a training pair with one of them on its side is left out.
+        held_out: sentences of dev and test, either side; a training pair with one of them on a side is left out.
         cache_dir: where the Arrow file is kept; may be deleted at any time.
         done: told how many pairs have been looked at.
 
@@ -101,9 +101,9 @@ def _write(
             kept += len(rows)
             done(start + len(src))
     if not kept:
-        fix = "give more pairs, or a dev set of others" if "in dev or test" in dropped else "loosen [filter]"
-        lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise CorpusError(f"no training pair is left after filtering (dropped: {lost}); {fix}")
+        leaked = dropped and max(dropped, key=lambda reason: dropped[reason]) == "in dev or test"
+        fix = "give more pairs, or a dev set of others" if leaked else "loosen [filter]"
+        raise CorpusError(f"no training pair is left after filtering{listed(dropped)}; {fix}")
     _counts_file(path).write_text(json.dumps(dropped), encoding="utf-8")
 
 

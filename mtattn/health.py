@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from mtattn.alignment import Look
-from mtattn.filtering import COPY_WORDS
+from mtattn.filtering import COPY_WORDS, num_words
 
 MIN_EPOCHS = 5.0  # a small corpus: the bundled one is translated well by then
 MIN_TOKENS = 3_000_000  # a large corpus: target tokens after which outputs follow their sources, whatever the epoch
@@ -102,7 +102,7 @@ def _copied(evidence: Evidence) -> str:
     judged = [
         _plain(source) == _plain(output)
         for source, reference, output in rows
-        if len(source.split()) > COPY_WORDS and _plain(source) != _plain(reference)
+        if num_words(source) > COPY_WORDS and _plain(source) != _plain(reference)
     ]
     share = sum(judged) / max(len(judged), 1)
     if share <= MAX_COPIED:

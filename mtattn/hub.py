@@ -1,6 +1,5 @@
 """Datasets of the Hugging Face hub, written ``hf:owner/name[:config]@split``; data files alone, never remote code."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,9 +53,10 @@ def load_hub_split(text: str, scratch: Path) -> "datasets.Dataset":
     from datasets.packaged_modules.cache.cache import Cache
     from datasets.packaged_modules.json.json import Json
     from datasets.packaged_modules.parquet.parquet import Parquet
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
     name = parse_hub_name(text)
-    if not name.is_local and not os.environ.get("HF_HUB_OFFLINE"):
+    if not name.is_local and not HF_HUB_OFFLINE:
         check_on_hub(name)
     try:
         builder = load_dataset_builder(name.path, name.config, cache_dir=str(scratch) if name.is_local else None)

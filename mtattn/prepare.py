@@ -13,7 +13,7 @@ import numpy as np
 
 from mtattn.batch import Batch, IntArray, pair_names
 from mtattn.config import Config
-from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus, read_tables
+from mtattn.corpus import DataConfig, LoadedCorpus, listed, load_corpus, read_tables
 from mtattn.errors import ConfigError, CorpusError, FileError, ModelError
 from mtattn.examples import Examples, encode_corpus
 from mtattn.mixing import Mixture
@@ -97,7 +97,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
     old = old or OldData()
     with report.bar("reading the corpus", None):
         corpus = open_corpus(config.data)
-    report.note(f"training corpus: {len(corpus.dataset):,} pairs{_listed(corpus.dropped)}")
+    report.note(f"training corpus: {len(corpus.dataset):,} pairs{listed(corpus.dropped)}")
     dev = load_split(config.data, "dev") if config.data.dev else _hold_out(corpus, config, report)
     kept_out = set[str]()
     if config.filter.leaked or not config.data.dev:
@@ -129,7 +129,7 @@ def prepare(config: Config, tokenizer: Tokenizer | None, report: Reporter, old: 
         )
     tokens = int(examples.src.lens.sum()), int(examples.tgt.lens.sum())
     report.note(
-        f"training examples: {len(examples.tgt):,} pairs{_listed(examples.dropped)}, {tokens[0]:,} source and "
+        f"training examples: {len(examples.tgt):,} pairs{listed(examples.dropped)}, {tokens[0]:,} source and "
         f"{tokens[1]:,} target tokens; {len(dev.src):,} pairs for validation"
     )
     mixture = _mixture(config, examples, num_new, report) if old.corpus is not None else None
@@ -226,7 +226,3 @@ def _column(corpus: LoadedCorpus, side: str, most: int) -> Iterator[str]:
     for table in read_tables(corpus.dataset, 10_000):
         yield from table[side].take(np.arange(-start % step, len(table), step)).to_pylist()
         start += len(table)
-
-
-def _listed(dropped: dict[str, int]) -> str:
-    return f" (dropped: {', '.join(f'{count:,} {reason}' for reason, count in dropped.items())})" if dropped else ""

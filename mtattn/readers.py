@@ -124,7 +124,8 @@ def csv_cells(path: str) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, cells
             begun = reader.line_num + 1
     except csv.Error as error:
-        raise CorpusError(f"{path}:{begun}: not CSV ({error}); check the quotes from that line on") from error
+        fix = "quote a cell that holds a carriage return" if "new-line" in str(error) else "check the quotes"
+        raise CorpusError(f"{path}:{begun}: not CSV ({error}); {fix} from that line on") from error
 
 
 def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) -> Iterator[Row]:
@@ -132,7 +133,8 @@ def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) ->
 
     The first row is a header if the columns are given by name, or if it names both languages (or src and tgt) in
     the columns given by number or, without any given, in any.
-    Otherwise it is a pair, and the columns are 0 and 1 unless given. An empty line is a pair of blanks.
+    Otherwise it is a pair, and the columns are 0 and 1 unless given. An empty line is a pair of blanks. A row that is
+    longer than the first holds a separator in a cell, so that its cells are not what they seem.
     """
     path = given.paths[0]
     first = next(rows, None)
@@ -148,16 +150,23 @@ def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) ->
         src, tgt = (int(column) for column in wanted)
         chosen = tuple(first[1][column] for column in (src, tgt) if column < len(first[1]))
         rows = rows if chosen in (given.languages, ("src", "tgt")) else chain([first], rows)
+    width = len(first[1]) if any(first[1]) else 0
     for number, cells in rows:
         if cells in ([], [""]):
             yield number, "", ""
-        elif len(cells) <= max(src, tgt):
+            continue
+        width = width or len(cells)
+        if len(cells) > width:
+            raise CorpusError(
+                f"{path}:{number}: {len(cells)} columns, but the first row has {width}; in CSV quote a cell "
+                "that holds a comma, in TSV take the tab out of it"
+            )
+        if len(cells) <= max(src, tgt):
             raise CorpusError(
                 f"{path}:{number}: {len(cells)} column(s), but column {max(src, tgt)} (counted from 0) is wanted; "
                 "check the separator, or set `columns`"
             )
-        else:
-            yield number, cells[src], cells[tgt]
+        yield number, cells[src], cells[tgt]
 
 
 def read_jsonl(given: ReaderInput) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from mtattn.tokenizer import EOS_ID, Tokenizer, TokenizerConfig
 
 WORDS = re.compile(r"▁[^▁]*|[^▁]+")  # of normalized text, in which ▁ stands for a space
 UNKNOWN = 10.0  # nats by which bytes are less likely than the rarest piece: SentencePiece's own penalty
-KEPT = 2**16  # words whose segmentations are remembered
+KEPT, SHORT = 2**16, 24  # words that are remembered, and their characters: a sentence without spaces comes no more
 
 Ids = list[int]
 
@@ -32,7 +32,9 @@ class SubwordSampling:
 
     def __init__(self, tokenizer: Tokenizer, config: TokenizerConfig, max_len: int) -> None:
         make = {"unigram": Unigram, "bpe": BPE}[config.kind]
-        self._src, self._tgt = (make(processor, config.sampling) for processor in tokenizer.processors)
+        src, tgt = tokenizer.processors
+        self._src = make(src, config.sampling)
+        self._tgt = self._src if tgt is src else make(tgt, config.sampling)
         self._tokenizer, self._max_len = tokenizer, max_len
 
     def __call__(self, src: Sequence[str], tgt: Sequence[str], seed: int) -> tuple[list[Ids], list[Ids]]:
@@ -103,7 +105,8 @@ class Unigram(Pieces):
 
     def draw(self, word: str, random: Random) -> list[str]:
         """Backward sampling: the last piece first."""
-        ends, end, found = self._ends(word), len(word), list[str]()
+        ends = self._ends(word) if len(word) <= SHORT else self._lattice(word)
+        end, found = len(word), list[str]()
         while end:
             sums, pieces = ends[end - 1]
             piece = pieces[min(bisect(sums, random.random() * sums[-1]), len(pieces) - 1)]

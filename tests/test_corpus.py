@@ -613,6 +613,20 @@ def test_two_builders_at_once_do_no_harm(tmp_path, load):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "en,de\nI saw it, then left.,Ich sah es und ging.\n"),
+        ("x.csv", "a,b\nc,d,e\n"),
+        ("x.tsv", "\na\tb\nc\td\te\n"),
+    ],
+)
+def test_a_row_longer_than_the_first_is_refused(name, text, tmp_path, load):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CorpusError, match=rf"{name}:\d: 3 columns, but the first row has 2; in CSV quote"):
+        load(name)
+
+
 def test_what_a_killed_process_left_goes_after_a_day_without_a_write(tmp_path, load):
     for name, folder_hours, file_hours in (("left", 30, 25), ("slow", 30, 1), ("young", 1, 1)):
         folder = tmp_path / "cache" / f".building-{name}"
@@ -624,12 +638,16 @@ def test_what_a_killed_process_left_goes_after_a_day_without_a_write(tmp_path, l
     assert {path.name for path in (tmp_path / "cache").glob(".*")} == {".building-slow", ".building-young"}
 
 
+@pytest.mark.parametrize("gone", [False, True])
 @pytest.mark.parametrize("name", ["dropped.json", "pairs.arrow"])
-def test_a_damaged_cache_is_made_again(name, tmp_path, load):
+def test_a_damaged_cache_is_made_again(name, gone, tmp_path, load):
     path = write_tsv(tmp_path, PAIRS)
     load(path)
     (cached,) = (tmp_path / "cache").iterdir()
-    (cached / name).write_bytes(b"")
+    if gone:
+        (cached / name).unlink()
+    else:
+        (cached / name).write_bytes(b"")
     assert pairs_of(load(path)) == PAIRS
 
 

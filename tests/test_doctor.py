@@ -282,3 +282,20 @@ def test_report_without_a_corpus_says_how_to_name_one() -> None:
     out = StringIO()
     show(diagnose(None, Reporter()), Console(file=out))
     assert "--src-file" in out.getvalue()
+
+
+def test_one_sentence_of_test_that_is_often_in_train_spoils_one_alone(tmp_path: Path) -> None:
+    def some(name: str, count: int) -> list[tuple[str, str]]:
+        return [(f"{name} sentence number {n} .", f"{name} Satz Nummer {n} .") for n in range(count)]
+
+    write(
+        tmp_path,
+        {
+            "train": [*some("train", 500), *[("Thank you!", "Danke schön!")] * 50],
+            "test": [*some("test", 199), ("Thank you.", "Danke schön.")],
+        },
+    )
+    data = {"train": "train.{en,de}", "test": "test.{en,de}"}
+    config = load_config(None, [f'data.folder="{tmp_path}"', *(f'data.{k}="{v}"' for k, v in data.items())])
+    (finding,) = [each for each in diagnose(config, Reporter()).findings if each.check == "nearly leaked"]
+    assert finding.level != "fatal" and "50 of 550 pairs" in finding.what

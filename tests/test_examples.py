@@ -11,7 +11,7 @@ from mtattn import examples as examples_module
 from mtattn.corpus import DataConfig, LoadedCorpus, load_corpus
 from mtattn.errors import CorpusError, FileError
 from mtattn.examples import Examples, encode_corpus
-from mtattn.filtering import FilterConfig
+from mtattn.filtering import FilterConfig, is_copy
 from mtattn.tokenizer import TokenizerConfig, train_tokenizer
 
 KEPT = [("The dog sleeps.", "Der Hund schläft."), ("A cat!", "Eine Katze!"), ("Berlin", "Berlin")]
@@ -68,9 +68,12 @@ def test_ids_are_the_tokenizers(encode, pairs, tokenizer, tmp_path):
 @pytest.mark.parametrize("block", [1, 2, 3, 100])
 def test_blocks_change_nothing(encode, pairs, tmp_path, monkeypatch, block):
     whole = encode(corpus_of(pairs, tmp_path))
+    (tmp_path / "again").mkdir()
+    monkeypatch.setattr("mtattn.corpus.ROWS_PER_WRITE", block)  # what is stored together is read together
     monkeypatch.setattr(examples_module, "BLOCK", block)  # of one pair, whole blocks are empty
     counts: list[int] = []
-    found = encode(corpus_of(pairs, tmp_path), cache_dir=tmp_path / "other", done=counts.append)
+    found = encode(corpus_of(pairs, tmp_path / "again"), cache_dir=tmp_path / "other", done=counts.append)
+    assert len(counts) == -(-len(pairs) // block)
     assert (rows(found.src), rows(found.tgt), found.dropped) == (rows(whole.src), rows(whole.tgt), whole.dropped)
     assert np.array_equal(found.numbers, whole.numbers)
     assert counts[-1] == len(pairs)
@@ -165,3 +168,9 @@ def test_a_cache_that_cannot_be_written(encode, pairs, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write or read the cache"):
         encode(corpus_of(pairs, tmp_path), cache_dir=tmp_path / "file" / "cache")
+
+
+def test_a_copy_in_a_script_without_spaces_is_one():
+    chinese = "穿蓝色衬衫的男人站在梯子上擦窗户"
+    assert is_copy(chinese, chinese) and is_copy("the dog and the cat", "the dog and the cat")
+    assert not is_copy("北京", "北京") and not is_copy("New York City", "New York City")

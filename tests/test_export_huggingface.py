@@ -88,10 +88,14 @@ def test_the_scored_corpus_is_named_by_its_path(test, name, trained):
 
 def test_a_fine_tuned_model_names_what_it_came_from(trained):
     assert "Fine-tuned" not in card(trained, {})
-    tuned = FinetuneConfig(model="runs/base", weights="0123456789abcdef", old=DataConfig(train="old.{en,de}"))
+    base, old = {"model": "runs/base", "weights": "0123456789abcdef"}, DataConfig(train="old.{en,de}")
+    tuned = FinetuneConfig(**base, earlier=("`runs/first` (weights 89ab)",), old=old)
     text = card(replace(trained, config=replace(trained.config, finetune=tuned)), {})
     assert "Training data: train.{en,de}. Its" in text
-    assert "\n- Fine-tuned from `runs/base` (weights 0123456789ab), whose training data was old.{en,de}. Its" in text
+    origin = (
+        "\n- Fine-tuned from `runs/base` (weights 0123456789ab), itself from `runs/first` (weights 89ab); training data"
+    )
+    assert f"{origin} of the first: old.{{en,de}}. Their licences count too." in text
 
 
 def test_an_export_of_an_export_has_its_scores(trained, tmp_path):
@@ -150,11 +154,11 @@ def test_push_uploads_the_folder(tmp_path, monkeypatch):
     calls = []
     hub = SimpleNamespace(
         create_repo=lambda name, **options: calls.append((name, options["private"])) or "https://hub/me/en-de",
-        upload_folder=lambda **options: calls.append((options["repo_id"], options["folder_path"])),
+        upload_folder=lambda **options: calls.append((options["repo_id"], options["delete_patterns"])),
     )
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert push(tmp_path, "me/en-de") == "https://hub/me/en-de"
-    assert calls == [("me/en-de", True), ("me/en-de", tmp_path)]
+    assert calls == [("me/en-de", True), ("me/en-de", ["model/*"])]  # an earlier copy's model/ goes
 
 
 def test_a_hub_that_refuses_is_one_message(tmp_path, monkeypatch):

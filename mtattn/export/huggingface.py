@@ -16,14 +16,14 @@ from mtattn.card import UNLICENSED, licence
 from mtattn.checkpoint import weights_of
 from mtattn.config import Config
 from mtattn.decode import DecodeConfig
-from mtattn.errors import ConfigError, FileError
+from mtattn.errors import ConfigError, FileError, ModelError
 from mtattn.export.exporter import Exporter, Trained
 from mtattn.export.parity import EXACT, Engine, Native
 from mtattn.export.stock import CLASSES, StockEngine, obstacles, special_ids, stock_files
 from mtattn.loading import load_model
 from mtattn.mixing import FinetuneConfig
 from mtattn.sources import Corpus, as_sources
-from mtattn.storage import tensors_to_bytes, write_folder
+from mtattn.storage import read_json, tensors_to_bytes, write_folder
 from mtattn.tokenizer import Tokenizer
 
 CARD = """\
@@ -62,7 +62,7 @@ and texts that begin with `>>`, which the tokenizer of `transformers` takes for 
 
 
 ORIGIN = """
-- Fine-tuned from `{model}` (weights {weights:.12}), whose training data was {data}. Its licence counts too."""
+- Fine-tuned from {ancestors}; training data of the first: {data}. Their licences count too."""
 
 
 def write(trained: Trained, folder: Path, quantization: str) -> None:
@@ -133,7 +133,7 @@ def _origin(options: FinetuneConfig) -> str:
     """The model that training started from, and its data."""
     if not options.model:
         return ""
-    return ORIGIN.format(model=options.model, weights=options.weights, data=_named(options.old.train))
+    return ORIGIN.format(ancestors=", itself from ".join(options.ancestors), data=_named(options.old.train))
 
 
 def _named(corpus: Corpus) -> str:
@@ -184,19 +184,16 @@ def _scores(run: Path, weights: str) -> dict[str, Any]:
         ConfigError: they were measured with other weights than these (sha256).
     """
     for path in (run / "scores.json", run / "model" / "scores.json"):
-        if path.is_file():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                continue
-            if not isinstance(found, dict):
-                return {}
-            if found.get("weights", weights) != weights:
-                raise ConfigError(
-                    f"{path}: scores of other weights, such as before more training; delete it, or score these: "
-                    f"mtattn eval {run} --json > {path}"
-                )
-            return found
+        try:
+            found = read_json(path)
+        except ModelError:
+            continue
+        if found.get("weights", weights) != weights:
+            raise ConfigError(
+                f"{path}: scores of other weights, such as before more training; delete it, or score these: "
+                f"mtattn eval {run} --json > {path}"
+            )
+        return found
     return {}
 
 
@@ -237,7 +234,8 @@ def push(folder: Path, repository: str) -> str:
 
     try:
         address = hub.create_repo(repository, private=True, exist_ok=True)
-        hub.upload_folder(repo_id=repository, folder_path=folder)
+        # An earlier copy may have been for a class of transformers; its model/ would be taken for this one's.
+        hub.upload_folder(repo_id=repository, folder_path=folder, delete_patterns=["model/*"])
     except Exception as error:  # the hub's own errors, and whatever the HTTP library raises when there is no network
         raise FileError(f"{repository}: cannot be pushed: {error}") from error
     return str(address)
