@@ -29,7 +29,7 @@ Run these four lines in this folder:
 
     import ctranslate2, sentencepiece
     model, pieces = ctranslate2.Translator("."), sentencepiece.SentencePieceProcessor(model_file="{src_model}")
-    result = model.translate_batch([pieces.encode("A man rides a bicycle.", out_type=str)], beam_size=5, max_input_length=0)
+    result = model.translate_batch([pieces.encode("A man sings.", out_type=str)], beam_size=5, max_input_length=0)
     print({decoder}.decode(result[0].hypotheses[0]))
 
 `max_input_length=0` matters: by default CTranslate2 cuts every source after 1,024 tokens without a word. Likewise
