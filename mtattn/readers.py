@@ -133,8 +133,8 @@ def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) ->
 
     The first row is a header if the columns are given by name, or if it names both languages (or src and tgt) in
     the columns given by number or, without any given, in any.
-    Otherwise it is a pair, and the columns are 0 and 1 unless given. An empty line is a pair of blanks. A row that is
-    longer than the first holds a separator in a cell, so that its cells are not what they seem.
+    Otherwise it is a pair, and the columns are 0 and 1 unless given. An empty line is a pair of blanks. A row with more
+    in it than the first has cells holds a separator in one, so that its cells are not what they seem.
     """
     path = given.paths[0]
     first = next(rows, None)
@@ -156,7 +156,7 @@ def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) ->
             yield number, "", ""
             continue
         width = width or len(cells)
-        if len(cells) > width:
+        if any(cells[width:]):
             raise CorpusError(
                 f"{path}:{number}: {len(cells)} columns, but the first row has {width}; in CSV quote a cell "
                 "that holds a comma, in TSV take the tab out of it"

@@ -627,6 +627,11 @@ def test_a_row_longer_than_the_first_is_refused(name, text, tmp_path, load):
         load(name)
 
 
+def test_separators_at_the_end_of_a_row_do_no_harm(tmp_path, load):
+    (tmp_path / "x.csv").write_text("en,de\na,b,\nc,d,,\n")
+    assert pairs_of(load("x.csv")) == [("a", "b"), ("c", "d")]
+
+
 def test_what_a_killed_process_left_goes_after_a_day_without_a_write(tmp_path, load):
     for name, folder_hours, file_hours in (("left", 30, 25), ("slow", 30, 1), ("young", 1, 1)):
         folder = tmp_path / "cache" / f".building-{name}"
