@@ -163,7 +163,7 @@ class RunDirectory:
         """Whether the checkpoint of a step is there and verifies; if not, a warning says what is wrong."""
         try:
             verify_folder(self.checkpoint(step), CHECKPOINT_FILES)
-        except ModelError as error:
+        except (ModelError, FileError) as error:
             warn(f"checkpoint {self.checkpoint(step).name} is not used: {error}")
             return False
         return True

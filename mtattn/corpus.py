@@ -148,7 +148,7 @@ def build_cache(
             for source in sources
         )
         # What the hub holds may be other text the next time, although it is named alike.
-        fingerprint = target.name[:16] if any(map(local_files, sources)) else uuid4().hex[:16]
+        fingerprint = target.name[:16] if all(map(local_files, sources)) else uuid4().hex[:16]
         if not write_arrow(pairs, result / PAIRS_FILE, fingerprint):
             names = ", ".join(dict.fromkeys(path for source in sources for path in source.paths))
             raise CorpusError(f"{names}: no pairs" + (f" are left{listed(dropped)}" if dropped else "; it is empty"))

@@ -59,7 +59,7 @@ class SplitFacts:
         files: (number of its first pair, (source file, target file)) of each source of pairs.
         alphabet: characters seen, for source and target.
         tallies: by name, what was seen line by line (LINE_TESTS, "invalid utf-8", "leaked dev", "near dev", ...).
-        found: by name ("leaked dev", "near dev", ...), which sentences of dev or test were seen here, by their hashes.
+        found: by name ("leaked dev", "near dev", ...), hashes of the sentences of dev or test that each side has.
         error: why reading stopped, "" when it did not.
     """
 
@@ -72,7 +72,7 @@ class SplitFacts:
     files: list[tuple[int, tuple[str, str]]] = field(default_factory=list)
     alphabet: tuple[set[str], set[str]] = field(default_factory=lambda: (set(), set()))
     tallies: dict[str, Tally] = field(default_factory=dict)
-    found: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    found: dict[str, tuple[set[int], set[int]]] = field(default_factory=lambda: defaultdict(lambda: (set(), set())))
     error: str = ""
 
     def __len__(self) -> int:
@@ -205,17 +205,19 @@ def _test(
             facts.tally(name).add(facts.place(number, side))
     if not held_out and own is None:
         return
-    exact = [hash(text) for text in pair if text.strip()]
-    near = [hash(plain) for text in pair if (plain := plain_text(text))]
+    exact = [hash(text) if text.strip() else None for text in pair]
+    near = [hash(plain) if (plain := plain_text(text)) else None for text in pair]
     for other, sentences in held_out.items():
         for name, known, own_hashes in (("leaked", sentences.exact, exact), ("near", sentences.near, near)):
-            if seen := known.intersection(own_hashes):
+            if not known.isdisjoint(own_hashes):
                 facts.tally(f"{name} {other}").add(facts.place(number))
-                facts.found[f"{name} {other}"] |= seen
+                for seen, each in zip(facts.found[f"{name} {other}"], own_hashes, strict=True):
+                    if each in known:
+                        seen.add(each)
                 break
     if own is not None:
-        own.exact.update(exact)
-        own.near.update(near)
+        own.exact.update(each for each in exact if each is not None)
+        own.near.update(each for each in near if each is not None)
 
 
 def _pairs(corpus: Corpus, data: DataConfig) -> Iterator[tuple[LocatedSource, int, tuple[str, str]]]:

@@ -75,11 +75,13 @@ def require_direction(src: Path | None, tgt: Path | None, data: DataConfig, *, t
     if src is not None and src == tgt and not trained:
         raise ConfigError(f"--src-file and --tgt-file are both {src}: two files belong here, line by line")
     if _languages(src, tgt) == (data.tgt, data.src):
-        meant = f", or, if that is meant, --set data.src={data.tgt} --set data.tgt={data.src}"
+        meant = (
+            "give them names without languages" if trained else f"--set data.src={data.tgt} --set data.tgt={data.src}"
+        )
         raise ConfigError(
             f"--src-file {src} and {'--ref-file' if trained else '--tgt-file'} {tgt}: by their names they are "
             f"{data.tgt} to {data.src}, but the model translates {data.src} to {data.tgt}; "
-            f"exchange them{'' if trained else meant}"
+            f"exchange them, or, if that is meant, {meant}"
         )
 
 

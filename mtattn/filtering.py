@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-WORDS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff]{2}|\S+")
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff"  # Thai, Lao; Burmese; Khmer; Japanese, Chinese
+WORDS = re.compile(rf"[{UNSPACED}]{{1,2}}|[^\s{UNSPACED}]+")
 COPY_WORDS = 3  # names and numbers translate to themselves; what has more words than this and does was not translated
 
 

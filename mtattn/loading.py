@@ -36,7 +36,7 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
         ModelError
     """
     if folder.is_file():
-        raise ModelError(f"{folder}: is a file, and a model is a folder; it comes first: mtattn translate RUN INPUT")
+        raise ModelError(f"{folder}: is a file; a model is a folder, such as runs/NAME, and comes before text")
     if not folder.is_dir():
         hint = f"did you mean {near}?" if (near := "runs" / folder).is_dir() else "give a run directory (runs/NAME)"
         raise ModelError(f"{folder}: no such folder; {hint}")

@@ -150,16 +150,16 @@ def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) ->
         src, tgt = (int(column) for column in wanted)
         chosen = tuple(first[1][column] for column in (src, tgt) if column < len(first[1]))
         rows = rows if chosen in (given.languages, ("src", "tgt")) else chain([first], rows)
-    width = len(first[1]) if any(first[1]) else 0
+    width = 0 if given.columns else _num_filled(first[1])  # columns that are given may have anything behind them
     for number, cells in rows:
         if cells in ([], [""]):
             yield number, "", ""
             continue
-        width = width or len(cells)
-        if any(cells[width:]):
+        width = width or (0 if given.columns else _num_filled(cells))
+        if width and any(cells[max(width, src + 1, tgt + 1) :]):
             raise CorpusError(
                 f"{path}:{number}: {len(cells)} columns, but the first row has {width}; in CSV quote a cell "
-                "that holds a comma, in TSV take the tab out of it"
+                "that holds a comma, in TSV take the tab out of it; or set `columns`, whatever stands behind them"
             )
         if len(cells) <= max(src, tgt):
             raise CorpusError(
@@ -167,6 +167,11 @@ def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) ->
                 "check the separator, or set `columns`"
             )
         yield number, cells[src], cells[tgt]
+
+
+def _num_filled(cells: list[str]) -> int:
+    """How many there are, without empty ones at the end."""
+    return max((number for number, cell in enumerate(cells, start=1) if cell), default=0)
 
 
 def read_jsonl(given: ReaderInput) -> Iterator[Row]:

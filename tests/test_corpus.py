@@ -630,6 +630,14 @@ def test_a_row_longer_than_the_first_is_refused(name, text, tmp_path, load):
 def test_separators_at_the_end_of_a_row_do_no_harm(tmp_path, load):
     (tmp_path / "x.csv").write_text("en,de\na,b,\nc,d,,\n")
     assert pairs_of(load("x.csv")) == [("a", "b"), ("c", "d")]
+    (tmp_path / "x.csv").write_text("en,de,\nI saw it, then left.,Ich ging.\n")
+    with pytest.raises(CorpusError, match="in CSV quote a cell"):
+        load("x.csv")
+
+
+def test_columns_that_are_given_may_have_anything_behind_them(tmp_path, load):
+    (tmp_path / "x.tsv").write_text("a\tb\nc\td\ta remark\n")
+    assert pairs_of(load(CorpusSource("x.tsv", columns=(0, 1)))) == [("a", "b"), ("c", "d")]
 
 
 def test_what_a_killed_process_left_goes_after_a_day_without_a_write(tmp_path, load):

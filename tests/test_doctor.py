@@ -298,4 +298,4 @@ def test_one_sentence_of_test_that_is_often_in_train_spoils_one_alone(tmp_path: 
     data = {"train": "train.{en,de}", "test": "test.{en,de}"}
     config = load_config(None, [f'data.folder="{tmp_path}"', *(f'data.{k}="{v}"' for k, v in data.items())])
     (finding,) = [each for each in diagnose(config, Reporter()).findings if each.check == "nearly leaked"]
-    assert finding.level != "fatal" and "50 of 550 pairs" in finding.what
+    assert finding.level == "note" and "50 of 550 pairs" in finding.what

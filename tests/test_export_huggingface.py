@@ -154,11 +154,13 @@ def test_push_uploads_the_folder(tmp_path, monkeypatch):
     calls = []
     hub = SimpleNamespace(
         create_repo=lambda name, **options: calls.append((name, options["private"])) or "https://hub/me/en-de",
-        upload_folder=lambda **options: calls.append((options["repo_id"], options["delete_patterns"])),
+        upload_folder=lambda **options: calls.append(
+            (options["repo_id"], options["folder_path"], options["delete_patterns"])
+        ),
     )
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert push(tmp_path, "me/en-de") == "https://hub/me/en-de"
-    assert calls == [("me/en-de", True), ("me/en-de", ["model/*"])]  # an earlier copy's model/ goes
+    assert calls == [("me/en-de", True), ("me/en-de", tmp_path, ["model/*"])]  # an earlier copy's model/ goes
 
 
 def test_a_hub_that_refuses_is_one_message(tmp_path, monkeypatch):

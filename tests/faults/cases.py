@@ -316,7 +316,7 @@ DAMAGED_MODEL = [
         "a file as a run",
         "translate in.txt in.txt",
         MODEL,
-        r"error: in.txt: is a file, and a model is a folder; it comes first",
+        r"error: in.txt: is a file; a model is a folder",
     ),
     Case(
         "a folder that is no run",
