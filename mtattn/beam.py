@@ -78,8 +78,9 @@ def top_continuations(log_probs: Tensor, live: Tensor) -> tuple[Tensor, Tensor, 
         tokens: [N, K] int64, the token that continues it.
     """
     k, blocks = live.size(1), in_blocks(log_probs)  # [N, K, B, BLOCK]
+    num_blocks = blocks.size(2)
     chosen = (blocks.amax(3) + live[:, :, None]).flatten(1).topk(k).indices  # [N, K]
-    hyps, num_blocks = chosen // blocks.size(2), blocks.size(2)  # [N, K]
+    hyps = chosen // num_blocks  # [N, K]
     columns = blocks.flatten(1, 2).gather(1, chosen[:, :, None].expand(-1, -1, BLOCK))  # [N, K, BLOCK]
     best = (columns + live.gather(1, hyps)[:, :, None]).flatten(1).topk(k)  # [N, K]
     at = best.indices // BLOCK  # [N, K]

@@ -48,6 +48,8 @@ def understand(command: TrainCommand, report: Reporter, device: torch.device) ->
     begins_something = config or command.names_data or origin
     if run is not None and not begins_something and not goes_on:
         raise ConfigError(f"{run}: no run was begun here; check the name, or say what to begin: train toy --run {run}")
+    if command.src_file is not None and command.src_file == command.tgt_file:
+        raise ConfigError(f"--src-file and --tgt-file are both {command.src_file}: two files belong here, line by line")
     if fresh and goes_on and not begins_something:
         raise ConfigError(f"--fresh would replace {run}: name the config or the files to start over with")
     named = config if begins_something or goes_on else "toy"

@@ -221,11 +221,11 @@ def _read(source: str) -> tuple[str, dict[str, Any]]:
     path = Path(source)
     if not path.is_file():
         known = bundled_configs()
-        if source not in known and path.is_dir():
-            raise ConfigError(
-                f"{source}: is a folder; with a run, --run {source} goes on and --from {source} learns on"
-            )
         if source not in known:
+            if path.is_dir():
+                raise ConfigError(
+                    f"{source}: is a folder; with a run, --run {source} goes on and --from {source} learns on"
+                )
             raise ConfigError(f"no config file or bundled config named {source!r}{_choices(source, list(known))}")
         path = known[source]
     try:

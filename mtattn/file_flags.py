@@ -64,7 +64,7 @@ def language_overrides(src: Path | None, tgt: Path | None) -> list[str]:
 
 
 def require_direction(src: Path | None, tgt: Path | None, data: DataConfig, *, trained: bool = False) -> None:
-    """Refuse files whose names say that they are the other way round, or to learn from one file for both sides.
+    """Refuse files whose names say that they are the other way round.
 
     Args:
         trained: the model is there, and `tgt` holds references.
@@ -72,8 +72,6 @@ def require_direction(src: Path | None, tgt: Path | None, data: DataConfig, *, t
     Raises:
         ConfigError
     """
-    if src is not None and src == tgt and not trained:
-        raise ConfigError(f"--src-file and --tgt-file are both {src}: two files belong here, line by line")
     if _languages(src, tgt) == (data.tgt, data.src):
         meant = (
             "give them names without languages" if trained else f"--set data.src={data.tgt} --set data.tgt={data.src}"

@@ -150,13 +150,14 @@ def pairs_of_cells(rows: Iterator[tuple[int, list[str]]], given: ReaderInput) ->
         src, tgt = (int(column) for column in wanted)
         chosen = tuple(first[1][column] for column in (src, tgt) if column < len(first[1]))
         rows = rows if chosen in (given.languages, ("src", "tgt")) else chain([first], rows)
-    width = 0 if given.columns else _num_filled(first[1])  # columns that are given may have anything behind them
+    width = _num_filled(first[1])
     for number, cells in rows:
         if cells in ([], [""]):
             yield number, "", ""
             continue
-        width = width or (0 if given.columns else _num_filled(cells))
-        if width and any(cells[max(width, src + 1, tgt + 1) :]):
+        width = width or _num_filled(cells)
+        # Columns that are given may have anything behind them.
+        if not given.columns and any(cells[max(width, src + 1, tgt + 1) :]):
             raise CorpusError(
                 f"{path}:{number}: {len(cells)} columns, but the first row has {width}; in CSV quote a cell "
                 "that holds a comma, in TSV take the tab out of it; or set `columns`, whatever stands behind them"
