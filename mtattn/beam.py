@@ -1,8 +1,7 @@
 """The arithmetic of one step of beam search: find the best continuations.
 
 Legend: N sentences, K hypotheses of each, R rows of log-probabilities (N K, or fewer where places are empty), V
-vocabulary, B blocks of BLOCK columns, the last one filled up with -inf. Nothing here depends on another sentence or on
-chance.
+vocabulary, B blocks of W columns. Nothing here depends on another sentence or on chance.
 """
 
 import math
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 64  # columns under one maximum: near sqrt(V) for V = 8,000, and a width that a CPU reduces fast
+WIDTH, WIDTHS = 64, range(32, 129, 8)  # columns under one maximum: near sqrt(V), and what a CPU reduces fast
 
 
 def best_continuations(
@@ -35,8 +34,8 @@ def best_continuations(
         places: [N, K] int64, the hypothesis that is continued.
         tokens: [N, K] int64, the token that continues it.
     """
-    blocks, k, whole = in_blocks(log_probs), rows.size(1), live  # [R, B, BLOCK]
-    num_blocks, blocks = blocks.size(1), blocks.flatten(0, 1)  # [R B, BLOCK]
+    blocks, k, whole = in_blocks(log_probs), rows.size(1), live  # [R, B, W]
+    num_blocks, blocks = blocks.size(1), blocks.flatten(0, 1)  # [R B, W]
     best = (blocks.amax(1).view(-1, num_blocks)[rows] + live[:, :, None]).flatten(1)  # [N, K B], of each block
     starts, places = rows * num_blocks, torch.arange(k, device=rows.device)
     rounds: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -44,7 +43,7 @@ def best_continuations(
         chosen = best.argmax(1, keepdim=True)  # [N, 1]
         hyp = chosen // num_blocks  # [N, 1]
         at = (starts.gather(1, hyp) + chosen % num_blocks)[:, 0]  # [N]
-        columns = blocks.index_select(0, at)  # [N, BLOCK]
+        columns = blocks.index_select(0, at)  # [N, W]
         value, column = columns.max(1, keepdim=True)  # [N, 1]
         rounds.append((value, chosen, column))
         if len(rounds) == k:
@@ -58,7 +57,7 @@ def best_continuations(
             live, best = live - back, best - back.repeat_interleave(num_blocks, 1)
     values, chosen, column = (torch.cat(parts, 1) for parts in zip(*rounds, strict=True))  # [N, K] each
     hyps = chosen // num_blocks  # [N, K]
-    return values + whole.gather(1, hyps), hyps, _tokens(chosen % num_blocks, column, log_probs)
+    return values + whole.gather(1, hyps), hyps, _tokens(chosen % num_blocks, column, blocks.size(1), log_probs)
 
 
 def top_continuations(log_probs: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,24 +76,26 @@ def top_continuations(log_probs: Tensor, live: Tensor) -> tuple[Tensor, Tensor, 
         places: [N, K] int64, the hypothesis that is continued.
         tokens: [N, K] int64, the token that continues it.
     """
-    k, blocks = live.size(1), in_blocks(log_probs)  # [N, K, B, BLOCK]
-    num_blocks = blocks.size(2)
+    k, blocks = live.size(1), in_blocks(log_probs)  # [N, K, B, W]
+    num_blocks, width = blocks.shape[2:]
     chosen = (blocks.amax(3) + live[:, :, None]).flatten(1).topk(k).indices  # [N, K]
     hyps = chosen // num_blocks  # [N, K]
-    columns = blocks.flatten(1, 2).gather(1, chosen[:, :, None].expand(-1, -1, BLOCK))  # [N, K, BLOCK]
+    columns = blocks.flatten(1, 2).gather(1, chosen[:, :, None].expand(-1, -1, width))  # [N, K, W]
     best = (columns + live.gather(1, hyps)[:, :, None]).flatten(1).topk(k)  # [N, K]
-    at = best.indices // BLOCK  # [N, K]
-    tokens = _tokens(chosen.gather(1, at) % num_blocks, best.indices % BLOCK, log_probs)
+    at = best.indices // width  # [N, K]
+    tokens = _tokens(chosen.gather(1, at) % num_blocks, best.indices % width, width, log_probs)
     return best.values, hyps.gather(1, at), tokens
 
 
 def in_blocks(log_probs: Tensor) -> Tensor:
-    """[..., V] -> [..., B, BLOCK], the last block filled up with -inf."""
-    missing = -log_probs.size(-1) % BLOCK
+    """[..., V] -> [..., B, W]: of the width nearest to WIDTH that divides V, or the last block filled up with -inf."""
+    size = log_probs.size(-1)
+    width = min((w for w in WIDTHS if size % w == 0), key=lambda w: abs(w - WIDTH), default=WIDTH)
+    missing = -size % width  # a view where there is none: filling up copies all
     whole = F.pad(log_probs, (0, missing), value=-math.inf) if missing else log_probs
-    return whole.view(*log_probs.shape[:-1], -1, BLOCK)
+    return whole.view(*log_probs.shape[:-1], -1, width)
 
 
-def _tokens(block: Tensor, column: Tensor, log_probs: Tensor) -> Tensor:
+def _tokens(block: Tensor, column: Tensor, width: int, log_probs: Tensor) -> Tensor:
     # where nothing was left, a column that only fills up may win
-    return (block * BLOCK + column).clamp_(max=log_probs.size(-1) - 1)
+    return (block * width + column).clamp_(max=log_probs.size(-1) - 1)

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mtattn.beam import BLOCK, best_continuations, top_continuations
+from mtattn.beam import WIDTH, best_continuations, top_continuations
 
 SIZES = (  # a seed, N, K, V
     st.integers(0, 2**32),
     st.integers(1, 4),
     st.integers(1, 6),
-    st.sampled_from([1, 2, 7, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 1000]),
+    st.sampled_from([1, 2, 7, WIDTH - 1, WIDTH, WIDTH + 1, 3 * WIDTH, 200, 1000]),  # 200 and 1000 in other blocks
 )
 
 
@@ -71,7 +71,7 @@ def test_a_hypothesis_that_is_none_is_not_continued():
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 2**32), st.sampled_from([2, 5, BLOCK + 1, 300]))
+@given(st.integers(0, 2**32), st.sampled_from([2, 5, WIDTH + 1, 300]))
 def test_empty_places_need_no_rows(seed, v):
     g = torch.Generator().manual_seed(seed)
     log_probs, live = (
