@@ -1,11 +1,10 @@
 """Which pairs are not worth training on."""
 
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff"  # Thai, Lao; Burmese; Khmer; Japanese, Chinese
-WORDS = re.compile(rf"[{UNSPACED}]{{1,2}}|[^\s{UNSPACED}]+")
+from mtattn.scripts import num_words
+
 COPY_WORDS = 3  # names and numbers translate to themselves; what has more words than this and does was not translated
 
 
@@ -58,8 +57,3 @@ def why_left_out(
 def is_copy(src: str, tgt: str) -> bool:
     """Whether the target is the source, over more than COPY_WORDS words."""
     return src == tgt and num_words(src) > COPY_WORDS
-
-
-def num_words(text: str) -> int:
-    """Words of a text; in scripts without spaces between words (Thai, Khmer, Chinese, Japanese) two characters each."""
-    return len(WORDS.findall(text))

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from mtattn.errors import ConfigError, FileError
 from mtattn.history import Hypothesis
+from mtattn.scripts import CHARS, UNSPACED
 from mtattn.tokenizer import BYTE_PIECE, Tokenizer
 from mtattn.translate import Part, Search, Segment
 
-WORD = re.compile(r"\w+")  # what terms are looked up by; a part of a word where that has combining marks
+# What terms are looked up by: a part of a word where that has combining marks, a character in scripts without spaces.
+WORD = re.compile(rf"[{CHARS}]|[^\W{CHARS}]+")
 STARTS = 12  # searched together: as many sources of 256 pieces, with a beam of 5, as a CPU's batch has room for
 
 
@@ -63,7 +65,7 @@ class Glossary:
         for term in terms:
             self._by_word[_first_word(term.source)].append(term)
         pieces = tokenizer.tgt_pieces(range(tokenizer.tgt_vocab_size))
-        self._continues = [_in_word(piece[0]) or bool(BYTE_PIECE.fullmatch(piece)) for piece in pieces]
+        self._continues = [_goes_on(piece[0]) or bool(BYTE_PIECE.fullmatch(piece)) for piece in pieces]
         self.num_asked = self.num_free = self.num_met = 0
 
     def terms_in(self, text: str) -> list[Term]:
@@ -213,14 +215,23 @@ def _whole_words(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]
     match = pattern.search(text)
     while match:
         start, end = match.span()
-        if not any(map(_in_word, text[start - 1 : start] + text[end : end + 1])):
+        if not (any(map(_in_word, text[start - 1 : start])) or any(map(_goes_on, text[end : end + 1]))):
             yield match
         match = pattern.search(text, start + 1)
 
 
+def _goes_on(char: str) -> bool:
+    """Whether a word goes on with it: a mark, as vowels of Devanagari and Thai are, or what `_in_word` says."""
+    return unicodedata.category(char).startswith("M") or _in_word(char)
+
+
 def _in_word(char: str) -> bool:
-    r"""Whether it is a letter, a digit, an underscore (\w), or a mark on one, such as most vowels of Devanagari."""
-    return char.isalnum() or char == "_" or unicodedata.category(char).startswith("M")
+    r"""Whether a word that it belongs to may go on: a letter, a digit, an underscore (\w), or a mark on one.
+
+    In scripts without spaces nothing tells where a word ends, so that any place will do.
+    """
+    is_part = char.isalnum() or char == "_" or unicodedata.category(char).startswith("M")
+    return is_part and not UNSPACED.match(char)
 
 
 def _first_word(text: str) -> str:

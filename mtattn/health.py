@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from mtattn.alignment import Look
-from mtattn.filtering import COPY_WORDS, num_words
+from mtattn.filtering import COPY_WORDS
+from mtattn.scripts import num_words
 
 MIN_EPOCHS = 5.0  # a small corpus: the bundled one is translated well by then
 MIN_TOKENS = 3_000_000  # a large corpus: target tokens after which outputs follow their sources, whatever the epoch

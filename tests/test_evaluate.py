@@ -99,4 +99,7 @@ def test_without_spaces_between_words_bleu_counts_characters():
     found = score(texts, texts)
     assert found.bleu == pytest.approx(100)
     assert "tok:char" in found.signature["bleu"]
-    assert "tok:13a" in score(["a cat"], ["the cat sat on a mat"]).signature["bleu"]
+    short = ["我喜欢狗。", "他昨天没来。", "你会说英语吗？"]
+    assert "tok:char" in score(short, short).signature["bleu"]
+    for spaced in ("the cat sat on a mat", "개가 잔디 위에서 뛰어논다", "https://example.org/reports/2023/annual", ""):
+        assert "tok:13a" in score(["a cat"], [spaced]).signature["bleu"]

@@ -68,6 +68,10 @@ def test_terms_are_found_as_whole_words(glossary_of, text, expected):
         ("कर", "हे कर.", True),
         ("कर", "करा", False),
         ("कर", "काकर", False),
+        ("猫", "我有一只猫和狗。", True),  # no spaces: any place will do
+        ("猫", "我有狗。", False),
+        ("ดี", "วันนี้ดีมาก", True),
+        ("ด", "วันนี้ดีมาก", False),  # a vowel goes on with it
     ],
 )
 def test_a_term_is_met_as_whole_words(glossary_of, target, text, met):
@@ -107,6 +111,12 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_terms(tmp_path, 
     assert (term.source, term.met("Hund")) == ("dog", True)
 
 
+def test_source_terms_are_found_between_words_that_have_no_spaces(glossary_of):
+    glossary = glossary_of("猫\tKatze", "東京\tTokio", "cat\tKatze")
+    assert [term.source for term in glossary.terms_in("东京、東京タワーと猫とcat")] == ["東京", "猫", "cat"]
+    assert not glossary.terms_in("東 京 concat")
+
+
 def test_word_end_forbids_continuations_at_one_place():
     rule = WordEnd([1, 2, 1], [False, True, True])
     forbidden = rule(torch.zeros(2, 1, 3), torch.zeros(2, 1, 1, dtype=torch.int64), torch.tensor([2, 1])) < 0
@@ -114,7 +124,17 @@ def test_word_end_forbids_continuations_at_one_place():
 
 
 def test_pieces_that_go_on_with_a_word():
-    pieces = {"▁कर": False, "कर": True, "ा": True, "\u0301": True, "_": True, "7": True, ".": False, "<0xE0>": True}
+    pieces = {
+        "▁कर": False,
+        "कर": True,
+        "ा": True,
+        "\u0301": True,
+        "_": True,
+        "7": True,
+        ".": False,
+        "猫": False,
+        "<0xE0>": True,
+    }
     tokenizer = SimpleNamespace(tgt_vocab_size=len(pieces), tgt_pieces=lambda ids: [[*pieces][i] for i in ids])
     assert Glossary([], tokenizer)._continues == [*pieces.values()]
 
