@@ -63,6 +63,7 @@ class DecodeConfig:
     max_len_extra: int = 10
     min_len_ratio: float = 0.0  # EOS is allowed after min_len_ratio * source length tokens, and after
     min_len: int = 0  # so many
+    max_sentences: int = 0  # lines of more are translated in parts; 0: training sets it to what its lines hold
     # of the weights while translating: see mtattn.linear; on a GPU none or bfloat16
     quantization: Quantization = "none"
     no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a target; 0: any may
@@ -86,6 +87,7 @@ class DecodeConfig:
             ("max_len_extra", "from 1 to 10,000", 1 <= self.max_len_extra <= 10_000),
             ("min_len_ratio", "from 0 to max_len_ratio", 0 <= self.min_len_ratio <= self.max_len_ratio),
             ("min_len", "from 0 to 10,000", 0 <= self.min_len <= 10_000),
+            ("max_sentences", "0 (what training sets) or more", self.max_sentences >= 0),
             ("no_repeat_ngram_size", "0 (off) or more", self.no_repeat_ngram_size >= 0),
             ("diversity", "from 0 (off) to 1,000,000", 0 <= self.diversity <= 1e6),
             ("temperature", "from 0.001 to 1,000,000", 0.001 <= self.temperature <= 1e6),

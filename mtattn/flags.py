@@ -8,7 +8,7 @@ LOOP_REPEATS = 4  # an n-gram this often in a row is a loop, not a style
 
 
 def flags(hypothesis: Hypothesis, text: str) -> list[str]:
-    """The names of what is: "empty", "cut" at the length limit, "loop". `text` is what the hypothesis spells."""
+    """What looks wrong: "empty", "cut" at the length limit, "loop". `text` is what the hypothesis spells."""
     found = [] if text.strip() else ["empty"]
     if not hypothesis.finished:
         found.append("cut")

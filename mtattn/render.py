@@ -20,21 +20,18 @@ def as_json(translation: Translation, translator: Translator) -> str:
     A line that was split has the hypotheses of each part, in `segments`.
     """
     segments = [_describe(segment, translator) for segment in translation.segments]
-    described = {flag for segment in segments for flag in segment[0]["flags"]}
-    of_line = sorted(described.union(*(segment.flags for segment in translation.segments)))
-    out: dict[str, Any] = {"text": translation.text, "flags": of_line}
+    out: dict[str, Any] = {"text": translation.text, "flags": sorted(translation.flags)}
     if len(segments) > 1:
-        out["flags"] = sorted([*of_line, "split"])
-        out["segments"] = [{"hypotheses": segment} for segment in segments]
+        out["segments"] = segments
     else:
-        out["hypotheses"] = segments[0] if segments else []
+        out |= segments[0] if segments else {"hypotheses": []}
     return json.dumps(out, ensure_ascii=False)
 
 
-def _describe(segment: Segment, translator: Translator) -> list[dict[str, Any]]:
+def _describe(segment: Segment, translator: Translator) -> dict[str, Any]:
     sources = [segment.src_ids] * len(segment.hypotheses)
     looks = look(translator.model, translator.tokenizer, sources, [h.ids for h in segment.hypotheses])
-    return [
+    hypotheses = [
         {
             "text": text,
             "score": hypothesis.score,
@@ -46,3 +43,4 @@ def _describe(segment: Segment, translator: Translator) -> list[dict[str, Any]]:
         }
         for text, hypothesis, seen in zip(segment.texts, segment.hypotheses, looks, strict=True)
     ]
+    return {"source_words": looks[0].src_words, "hypotheses": hypotheses}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from mtattn.batching import spread
 from mtattn.budget import choose_batch_tokens, choose_packing, unrecordable
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config, parse_config
@@ -15,8 +16,11 @@ from mtattn.precision import choose_precision
 from mtattn.prepare import Prepared, prepare
 from mtattn.progress import Reporter
 from mtattn.resume import resumed_config
+from mtattn.segments import learnt_sentences
 from mtattn.threads import use_threads
 from mtattn.tokenizer import Tokenizer
+
+COUNTED = 20_000  # training lines whose sentences are counted, evenly spread
 
 
 def settle(
@@ -55,6 +59,9 @@ def settle(
         batch_tokens, why = choose_batch_tokens(config, prepared, device)
         report.note(f"batch_tokens: {batch_tokens} ({why})")
         config = replace(config, train=replace(config.train, batch_tokens=batch_tokens))
+    if not config.decode.max_sentences:
+        texts, _ = prepared.texts(spread(len(prepared.examples.tgt), COUNTED).tolist())
+        config = replace(config, decode=replace(config.decode, max_sentences=learnt_sentences(texts)))
     return config, prepared
 
 

@@ -24,7 +24,7 @@ from mtattn.model import Transformer, evaluating
 from mtattn.prefix import paired
 from mtattn.processors import ForcedPrefix, Processor
 from mtattn.scripts import unspaced
-from mtattn.segments import split_long
+from mtattn.segments import sentences, split_long
 from mtattn.threads import use_one_thread
 from mtattn.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ MAX_WORKERS = 8  # batches side by side on a CPU: each takes memory, and more of
 
 @dataclass(frozen=True)
 class Part:
-    """What is searched as one: a line, or a part of one that was too long."""
+    """What is searched as one: a line, or a part of one that was too much for the model."""
 
     line: int  # which line of the input, from 0
     text: str
@@ -68,9 +68,17 @@ class Segment:
 
 @dataclass(frozen=True)
 class Translation:
-    """One line's outcome: one segment, several where the line was too long for the model, none where it was blank."""
+    """One line's outcome: one segment, several where the line was too much for the model, none where it was blank."""
 
     segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def flags(self) -> set[str]:
+        """What is wrong with the best translation of any segment, and "split" where there are several."""
+        found = {"split"} if len(self.segments) > 1 else set[str]()
+        return found.union(
+            *(segment.flags.union(flags(segment.hypotheses[0], segment.texts[0])) for segment in self.segments)
+        )
 
     @property
     def texts(self) -> list[str]:
@@ -167,8 +175,7 @@ class Translator:
         refine: applied to what each search found, in this order (see mtattn.glossary and mtattn.mbr).
         workers: batches searched side by side on a CPU, by a thread each: what one step computes is little, and threads
             that share it wait for each other.
-        num_split: lines that were too long so far.
-        flagged: how many segments so far had each flag.
+        flagged: how many lines so far had each flag.
     """
 
     def __init__(
@@ -186,7 +193,7 @@ class Translator:
         self.on_graphs = self.device.type == "cuda"
         self.refine: list[Refine] = []
         self.workers = 1
-        self.num_split, self.flagged, self._asked = 0, Counter[str](), config.nbest
+        self.flagged, self._asked = Counter[str](), config.nbest
 
     def translate(
         self,
@@ -228,24 +235,27 @@ class Translator:
             for part, segment in zip(parts, segments, strict=True):
                 if segment is not None:
                     translations[part.line - before].segments.append(segment)
+            for translation in translations:
+                self.flagged.update(translation.flags)
             before += len(block)
             size = min(2 * size, most)
             yield from translations
 
     def _split(self, block: Sequence[tuple[str, str]], before: int) -> list[Part]:
         """What to search for these (line, prefix), the first of which is line number `before`, in order."""
-        parts = list[Part]()
+        parts, most = list[Part](), self.config.max_sentences
         # White space of any kind is blank, also what the tokenizer's normalization keeps, such as a tab.
         encoded = self.tokenizer.encode_src([line if line.strip() else "" for line, _ in block])
         for number, ((line, start), ids) in enumerate(zip(block, encoded, strict=True), start=before):
             prefix = self.tokenizer.encode_tgt([start])[0][:-1] if start else []
             self.flagged["prefix-unused"] += bool(prefix) and len(ids) == 1  # blank, if to the tokenizer alone
-            if len(ids) <= self.max_len:
+            if len(ids) <= self.max_len and not 0 < most < len(sentences(line)):
                 parts.append(Part(number, line, ids, prefix))
                 continue
-            self.num_split += 1
-            texts = split_long(line, lambda text: len(self.tokenizer.encode_src([text])[0]) - 1, self.max_len - 1)
-            cut = [Part(number, *part) for part in zip(texts, self.tokenizer.encode_src(texts), strict=True)]
+            texts = split_long(line, lambda text: len(self.tokenizer.encode_src([text])[0]) - 1, self.max_len - 1, most)
+            # A character that its normalization spells out may alone be too long.
+            ids_of = ([*ids[:-1][: self.max_len - 1], ids[-1]] for ids in self.tokenizer.encode_src(texts))
+            cut = [Part(number, *part) for part in zip(texts, ids_of, strict=True)]
             first = next((i for i, part in enumerate(cut) if len(part.src_ids) > 1), 0)  # that is searched at all
             cut[first] = replace(cut[first], prefix=prefix)
             parts.extend(cut)
@@ -274,10 +284,12 @@ class Translator:
     def notes(self) -> list[str]:
         """What the user should know about the lines translated so far."""
         found = [refine.report() for refine in self.refine]
-        if self.num_split:
+        if count := self.flagged["split"]:
+            most = self.config.max_sentences
+            over = f"{most} sentence{'s' if most > 1 else ''} or {self.max_len}" if most else self.max_len
             found.append(
-                f"{self.num_split} lines of over {self.max_len} pieces were split, at sentence ends where possible"
-                + ("; of each the best translation alone" if self._asked > 1 else "")  # whatever MBR chooses from
+                f"{count} lines of over {over} pieces were split, at sentence ends where possible"
+                + ("; as text, of each the best translation alone" if self._asked > 1 else "")  # whatever MBR had
             )
         for flag, what in NOTED.items():
             if count := self.flagged[flag]:
@@ -295,8 +307,6 @@ class Translator:
     def _refined(self, parts: Sequence[Part], found: Sequence[Segment]) -> Sequence[Segment]:
         for refine in self.refine:
             found = refine(parts, found, self.search)
-        for segment in found:
-            self.flagged.update({*segment.flags, *flags(segment.hypotheses[0], segment.texts[0])})
         return found
 
     def search(self, parts: Sequence[Part], processors: Sequence[Processor] = ()) -> list[Segment]:

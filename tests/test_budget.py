@@ -43,12 +43,14 @@ def test_an_epoch_has_some_of_the_old_pairs_alone() -> None:
 
 
 def test_auto_is_resolved_told_and_kept(tmp_path: Path) -> None:
-    config = tiny_config(write_corpus(tmp_path / "corpus"), 'train.batch_tokens="auto"', "train.max_epochs=1")
+    auto = 'train.batch_tokens="auto"', "decode.max_sentences=0"
+    config = tiny_config(write_corpus(tmp_path / "corpus"), *auto, "train.max_epochs=1")
     report = Notes()
     train_tiny(config, tmp_path / "run", report)
     assert "batch_tokens: 512 (for about 250 steps an epoch, but from 512 to 4096)" in report.said
-    assert RunDirectory(tmp_path / "run").read_config().train.batch_tokens == 512
-    again = train_tiny(tiny_config(tmp_path / "corpus", 'train.batch_tokens="auto"'), tmp_path / "run")
+    resolved = RunDirectory(tmp_path / "run").read_config()
+    assert (resolved.train.batch_tokens, resolved.decode.max_sentences) == (512, 1)
+    again = train_tiny(tiny_config(tmp_path / "corpus", *auto), tmp_path / "run")
     assert again.step > 2
 
 

@@ -42,6 +42,7 @@ def test_json_has_scores_tokens_and_alignment_of_each_hypothesis(translator: Tra
     found = json.loads(as_json(translation, translator))
     assert found["text"] == found["hypotheses"][0]["text"] == as_text(translation).split("\t")[0]
     assert len(found["hypotheses"]) == 2
+    assert found["source_words"] == ["the", "old", "dog"]
     for hypothesis in found["hypotheses"]:
         assert hypothesis["log_prob"] == pytest.approx(sum(hypothesis["token_log_probs"]), abs=1e-4)
         words = "".join(hypothesis["tokens"]).split("\u2581")
@@ -56,10 +57,10 @@ def test_a_blank_line_is_blank(translator: Translator) -> None:
 
 def test_a_long_line_is_split_and_says_so(translator: Translator) -> None:
     line = " ".join(TEXTS[:8])
-    before = translator.num_split
+    before = translator.flagged["split"]
     translation = translated(translator, line)
     found = json.loads(as_json(translation, translator))
-    assert translator.num_split == before + 1
+    assert translator.flagged["split"] == before + 1
     assert "split" in found["flags"]
     parts = "".join(part["hypotheses"][0]["text"] for part in found["segments"])
     assert found["text"].replace(" ", "") == parts.replace(" ", "")  # between them a space, if the script has any

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtattn.segments import split_long
+from mtattn.segments import learnt_sentences, sentences, split_long
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,34 @@ def test_after_a_word_that_is_cut_parts_are_full_again() -> None:
     count = lambda text: sum(not c.isspace() for c in text)  # noqa: E731
     text = "aaaaaaa " + "x" * 12 + " cc dd ee ff gg hh"
     assert split_long(text, count, 8)[-2:] == ["cc dd ee ff", "gg hh"]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("", 0),
+        ("A man sleeps.", 1),
+        ("A man sleeps. A dog runs! Why?", 3),
+        ("Dr. Smith met Mrs. J. R. Jones at 5 a.m. on Mt. Fuji.", 1),
+        ("Am 20. Mai kam er z.B. nicht. Ich auch nicht.", 2),
+        ("He left in 1990. She stayed.", 2),
+        ("Wait... what? he said.", 1),
+        ("मी आलो. तू गेलास.", 2),
+        ("一二。三四！五？", 3),
+        ("日本語は。english", 2),
+    ],
+)
+def test_sentences_end_neither_after_abbreviations_nor_before_small_letters(text: str, count: int) -> None:
+    assert len(sentences(text)) == count
+    assert "".join(sentences(text)) == text
+
+
+def test_parts_have_at_most_so_many_sentences() -> None:
+    assert split_long("One. Two. Three. Four. Five.", len, 100, 2) == ["One. Two.", "Three. Four.", "Five."]
+    assert split_long("One. Two.  Three.", len, 9, 2) == ["One. Two.", "Three."]
+    assert split_long("One. Two.", len, 100, 2) == ["One. Two."]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(5, 1), (6, 3)])
+def test_a_model_is_trusted_with_as_many_sentences_as_one_line_in_200_has(count: int, expected: int) -> None:
+    assert learnt_sentences(["One."] * (1_000 - count) + ["One. Two. Three."] * count) == expected

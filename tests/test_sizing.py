@@ -251,6 +251,7 @@ def test_the_run_keeps_what_was_chosen(corpus: Path, monkeypatch: pytest.MonkeyP
         "model.d_ff=16",
         "train.precision=float32",
         "train.packing=false",
+        "decode.max_sentences=1",
     )
     found = resolved(corpus, *small, "train.max_steps=2")
     train_tiny(found.config, corpus / "run")

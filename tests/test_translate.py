@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mtattn.decode import DecodeConfig
 from mtattn.model import PositionConfig, Transformer
+from mtattn.segments import sentences
 from mtattn.translate import Segment, Translation, Translator
 
 SHORT = {"max_len_ratio": 0.2, "max_len_extra": 4}
@@ -152,11 +153,36 @@ def test_a_line_too_long_is_split_and_said(model, tokenizer, lines):
     translator = Translator(model, tokenizer, DecodeConfig(beam_size=1, **SHORT), max_len=40)
     long = " ".join(lines[:10])
     (translation,) = translator.translate([long])
-    assert translator.num_split == 1
+    assert translator.flagged["split"] == 1
     assert len(translation.segments) > 1
     assert all(len(segment.src_ids) <= 40 for segment in translation.segments)
     covered = [i for segment in translation.segments for i in segment.src_ids[:-1]]
     assert "".join(tokenizer.src_pieces(covered)) == "▁" + long.replace(" ", "▁")
+
+
+def test_lines_of_more_sentences_than_a_model_learnt_are_translated_in_parts(model, tokenizer, lines):
+    def translator(most):
+        return Translator(model, tokenizer, DecodeConfig(beam_size=2, max_sentences=most, **SHORT))
+
+    three = " ".join(lines[:3])
+    assert len(sentences(three)) == 3
+    alone = [translation.text for translation in translator(1).translate(lines[:3])]
+    parted = translator(1)
+    (translation,) = parted.translate([three])
+    assert (translation.text, translation.flags & {"split"}) == (" ".join(alone), {"split"})
+    assert "1 lines of over 1 sentence or 256 pieces were split, at sentence ends where possible" in parted.notes()
+    for most in (0, 3):
+        assert len(next(translator(most).translate([three])).segments) == 1
+    assert [len(segment.src_ids) for segment in next(translator(2).translate([three])).segments] == [
+        len(ids) for ids in tokenizer.encode_src([" ".join(lines[:2]), lines[2]])
+    ]
+
+
+def test_a_character_of_more_pieces_than_fit_is_translated(make_model, tokenizer):
+    model = make_model(tokenizer.src_vocab_size, position=PositionConfig("learned", max_len=4))
+    decode = DecodeConfig(max_len_ratio=1.0, max_len_extra=1)
+    assert len(tokenizer.encode_src(["ﷺ"])[0]) > 4
+    assert len(list(Translator(model, tokenizer, decode, max_len=3).translate(["ﷺ", "a cat"]))) == 2
 
 
 @pytest.mark.parametrize(

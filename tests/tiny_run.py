@@ -33,6 +33,7 @@ TINY = (
     "train.threads=1",
     "decode.max_len_ratio=1.0",
     "decode.max_len_extra=2",
+    "decode.max_sentences=1",
 )
 """Overrides that make training as small as it can be; 5 steps an epoch on `write_corpus`'s 60 pairs."""
 

@@ -57,7 +57,7 @@ TRANSFORMERS = """ `transformers` runs it as {name}:
     print(tokenizer.batch_decode(ids, skip_special_tokens=True))
 
 That is greedy search, and gives the text of `{command}`, except for texts of over {max_len:,}
-tokens, which mtattn splits, translations of over {ratio:g} times the text's tokens plus {extra:,}, which mtattn cuts,
+tokens{sentences}, which mtattn splits, translations of over {ratio:g} times the text's tokens plus {extra:,}, which mtattn cuts,
 and texts that begin with `>>`, which the tokenizer of `transformers` takes for a language code."""
 
 
@@ -124,6 +124,7 @@ def _transformers(config: Config) -> str:
         name=CLASSES[config.model.norm_position].name,
         command=_greedy_command(config.decode),
         max_len=config.filter.max_len,
+        sentences=f" or {most} sentence{'s' if most > 1 else ''}" if (most := config.decode.max_sentences) else "",
         ratio=config.decode.max_len_ratio,
         extra=config.decode.max_len_extra,
     )
