@@ -242,7 +242,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write it as section.key=value, such as --set train.max_epochs=5")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a bare word or path is a string, as everyone types it
     *sections, last = key.strip().split(".")
     for section in sections:

@@ -3,14 +3,16 @@
 `str.splitlines` and text mode also break at U+2028, U+0085, VT or FF, which shifts every line after; bytes do not.
 """
 
+import gzip
 import os
 import stat
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, TextIO, cast
 
 from mtattn.errors import ConfigError, FileError
 from mtattn.progress import Reporter
@@ -18,7 +20,7 @@ from mtattn.progress import Reporter
 
 @contextmanager
 def open_lines(path: Path | None, report: Reporter) -> Iterator[Iterator[str]]:
-    """The lines of a file, or of standard input when None: without line ends, read as they are asked for.
+    """The lines of a file (or `.gz`), or of standard input when None: without line ends, read as they are asked for.
 
     Invalid UTF-8 is replaced by U+FFFD and counted in a warning: a line may be damaged, but never lost.
 
@@ -27,7 +29,7 @@ def open_lines(path: Path | None, report: Reporter) -> Iterator[Iterator[str]]:
     """
     name = str(path or "standard input")
     with _cannot_be("read", name):
-        file = _binary(sys.stdin, name) if path is None else path.open("rb")
+        file = _binary(sys.stdin, name) if path is None else _to_read(path)
     damaged = _Damaged()
     try:
         yield _decoded(file, damaged, name)
@@ -48,8 +50,12 @@ def _cannot_be(done: str, name: str) -> Iterator[None]:
         yield
     except BrokenPipeError:  # its reader has gone, which is no fault
         raise
-    except OSError as error:
-        raise FileError(f"{name}: cannot be {done}: {error.strerror}") from None
+    except (OSError, EOFError, zlib.error) as error:  # the last two, and the first without strerror, of damaged gzip
+        raise FileError(f"{name}: cannot be {done}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _to_read(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def _binary(stream: TextIO | None, name: str) -> BinaryIO:
@@ -97,7 +103,7 @@ def open_output(path: Path | None, *sources: Path | None, force: bool = False) -
         raise ConfigError(f"{path or 'standard output'}: is also the input; give the output another name")
     if path is not None and path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file")
-    if path is not None and path.exists() and not force:
+    if path is not None and path.is_file() and not force:
         raise ConfigError(f"{path}: exists already; --force replaces it")
     if path is not None and not path.parent.is_dir():
         raise FileError(f"{path}: there is no folder {path.parent}; make it first")

@@ -1,6 +1,8 @@
 """Lines in and out: they end at LF alone, none is lost, and nothing is written over by accident."""
 
+import gzip
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -59,6 +61,15 @@ def test_invalid_utf8_is_replaced_and_counted(tmp_path, capsys):
     assert "x: 2 lines are not valid UTF-8 (first line 2); bad bytes were replaced" in warning
 
 
+def test_gzip_is_read_and_damage_said(tmp_path):
+    (tmp_path / "x.gz").write_bytes(packed := gzip.compress(b"eins\nzwei\n"))
+    assert read(tmp_path / "x.gz") == ["eins", "zwei"]
+    for damaged, why in ((b"eins\n", "Not a gzipped file"), (packed[:-9], "ended before"), (packed[:12], ".+")):
+        (tmp_path / "x.gz").write_bytes(damaged)
+        with pytest.raises(FileError, match=rf"x\.gz: cannot be read: .*{why}"):
+            read(tmp_path / "x.gz")
+
+
 def test_a_missing_file(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(FileError, match=f"{path}: cannot be read: "), open_lines(path, Reporter()):
@@ -91,6 +102,11 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     assert path.read_text() == "old"
     write(path, ["new"], force=True)
     assert path.read_text() == "new\n"
+
+
+def test_what_is_no_regular_file_holds_nothing_to_lose():
+    with open_output(Path(os.devnull)) as write:
+        write("gone")
 
 
 def test_the_input_is_never_overwritten(tmp_path):
