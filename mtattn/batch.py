@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtattn.packing import Ids, Packing, RowShape, lay_out
 from mtattn.packing import IntArray as IntArray  # for those who use what is here
-from mtattn.packing import Packing, RowShape, lay_out
 
 Flat = tuple[IntArray, IntArray]
 """Some texts: their ids, one after the other, and how many ids each has."""
-Rows = Sequence[Sequence[int]]
+Rows = Sequence[Ids]
 
 
 class TokenTable:
@@ -118,7 +118,7 @@ def _numbered(rows: Sequence[int]) -> str:
     return f"pair{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:10]))}{', ...' if len(rows) > 10 else ''}"
 
 
-def pad(rows: Sequence[Sequence[int] | IntArray], pad_id: int) -> Tensor:
+def pad(rows: Rows, pad_id: int) -> Tensor:
     """Rows of ids to one int64 tensor [B, L], L the longest row."""
     out = np.full((len(rows), max(len(row) for row in rows)), pad_id, dtype=np.int64)
     for line, row in zip(out, rows, strict=True):
@@ -126,14 +126,7 @@ def pad(rows: Sequence[Sequence[int] | IntArray], pad_id: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def collate(
-    src: Sequence[Sequence[int] | IntArray],
-    tgt: Sequence[Sequence[int] | IntArray],
-    indices: IntArray,
-    *,
-    pad_id: int,
-    bos_id: int,
-) -> Batch:
+def collate(src: Rows, tgt: Rows, indices: IntArray, *, pad_id: int, bos_id: int) -> Batch:
     """Pad both sides and shift the target by one."""
     tgt_out = pad(tgt, pad_id)  # [B, T]
     # EOS as an input would stand where the next label is padding, so the shift may keep it: the loss never sees it.

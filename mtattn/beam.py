@@ -27,7 +27,7 @@ def best_continuations(
         log_probs: [R, V] float32; overwritten. -inf forbids a token.
         rows: [N, K] int64, which row of log_probs each hypothesis has; where there is none, any of its sentence.
         live: [N, K] float32, log-probability of each hypothesis; -inf where there is none.
-        diversity: taken from a hypothesis each time that one of its continuations is chosen.
+        diversity: subtracted from a hypothesis each time that one of its continuations is chosen.
 
     Returns:
         log_probs: [N, K] float32, of the whole continuation; -inf where nothing was left.

@@ -7,13 +7,10 @@ from collections.abc import Callable
 import torch
 
 from mtattn.batching import Batches
-from mtattn.checkpoint import make_model
 from mtattn.config import Config
-from mtattn.gradient import Gradient
-from mtattn.objective import batch_loss
-from mtattn.precision import WorkingModel
+from mtattn.distributed import Ranks
+from mtattn.learner import Learner
 from mtattn.prepare import Prepared
-from mtattn.splitting import Splitter
 from mtattn.subwords import SubwordSampling
 
 STEPS_AN_EPOCH = 250  # what the toy config was tuned to: a small corpus learns most from many small steps
@@ -70,8 +67,8 @@ def choose_batch_tokens(config: Config, data: Prepared, device: torch.device) ->
     reason = f"for about {STEPS_AN_EPOCH} steps an epoch, but from {LEAST} to {most}"
     if device.type != "cuda":
         return wanted, reason
-    chosen = largest_that_fits(wanted, _Trial(config, data, device).fits)
-    gc.collect()  # a trial refers to itself, and would keep its memory
+    chosen = _most_that_fits(config, data, device, wanted)
+    gc.collect()  # a learner refers to itself, and would keep its memory
     return chosen, reason if chosen == wanted else f"{2 * chosen} did not fit into memory"
 
 
@@ -89,23 +86,16 @@ def largest_that_fits(wanted: int, fits: Callable[[int], bool]) -> int:
     return chosen
 
 
-class _Trial:
-    """A model like the one that will be trained, to see what fits beside its optimisers' two numbers a weight."""
-
-    def __init__(self, config: Config, data: Prepared, device: torch.device) -> None:
-        self._config, self._data = config, data
-        model = make_model(config, data.tokenizer).to(device)
-        working = WorkingModel(model, getattr(torch, config.train.precision)).model.train()
-        self._reserve = [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
-        self._splitter = Splitter(
-            Gradient(lambda batch: batch_loss(working, batch, config.loss), device),
-            working,
-            device,
-            pad_id=data.tokenizer.pad_id,
-            parts={},
-            named=lambda batch: data.names([batch]),
-            warn=lambda text: None,
-        )
-
-    def fits(self, batch_tokens: int) -> bool:
-        return self._splitter.fits(make_batches(self._config, self._data, batch_tokens).largest())
+def _most_that_fits(config: Config, data: Prepared, device: torch.device, wanted: int) -> int:
+    """Tried on a learner like the one to come, beside its optimisers' two numbers a weight."""
+    learner = Learner(
+        config,
+        data.tokenizer,
+        device,
+        Ranks(),
+        parts={},
+        named=lambda batch: data.names([batch]),
+        warn=lambda text: None,
+    )
+    _reserve = [torch.empty_like(p) for p in learner.model.parameters() for _ in range(2)]
+    return largest_that_fits(wanted, lambda n: learner.splitter.fits(make_batches(config, data, n).largest()))

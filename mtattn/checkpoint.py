@@ -293,6 +293,7 @@ class RunDirectory:
 
 
 def tokenizer_names(folder: Path) -> list[str]:
+    """The names of the tokenizer files in a folder."""
     return [path.name for path in folder.glob("tokenizer*.model")]
 
 

@@ -97,19 +97,15 @@ def load_corpus(corpus: Corpus, data: DataConfig, *, cache_dir: Path, keep_all: 
     if not sources:
         raise ConfigError('no corpus is named; set for example data.train = "train.{en,de}"')
     files = {file: sha256_of(file) for source in sources for file in local_files(source)}
-    skip_invalid = data.errors == "skip" and not keep_all
-    options = [CACHE_VERSION, data.src, data.tgt, skip_invalid, keep_all]
+    options = [CACHE_VERSION, data.src, data.tgt, data.errors == "skip" and not keep_all, keep_all]
     description = json.dumps([options, [asdict(source) for source in sources], files])
     cached = cache_dir / hashlib.sha256(description.encode()).hexdigest()
     try:
-        if not cached.is_dir():
-            build_cache(cached, sources, data, skip_invalid=skip_invalid, keep_all=keep_all)
-        try:
+        with suppress(FileError):  # not made yet, or damaged, as by a power cut
             return LoadedCorpus(*open_cache(cached), files)
-        except FileError:  # damaged, as by a power cut: made again
-            shutil.rmtree(cached)
-            build_cache(cached, sources, data, skip_invalid=skip_invalid, keep_all=keep_all)
-            return LoadedCorpus(*open_cache(cached), files)
+        shutil.rmtree(cached, ignore_errors=True)
+        build_cache(cached, sources, data, keep_all=keep_all)
+        return LoadedCorpus(*open_cache(cached), files)
     except OSError as error:
         raise FileError(f"{cache_dir}: cannot write or read the corpus cache: {error.strerror or error}") from error
 
@@ -134,9 +130,7 @@ def sha256_of(path: str) -> str:
         raise FileError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
-def build_cache(
-    target: Path, sources: list[LocatedSource], data: DataConfig, *, skip_invalid: bool, keep_all: bool
-) -> None:
+def build_cache(target: Path, sources: list[LocatedSource], data: DataConfig, *, keep_all: bool) -> None:
     """Reads the sources and writes the folder `target` in one step, so that nobody sees half of it."""
     dropped: Counter[str] = Counter()
     with building_folder(target.parent) as work:
@@ -144,8 +138,7 @@ def build_cache(
         scratch.mkdir()
         result.mkdir()
         pairs = chain.from_iterable(
-            checked_pairs(source, data, scratch, dropped, skip_invalid=skip_invalid, keep_all=keep_all)
-            for source in sources
+            checked_pairs(source, data, scratch, dropped, keep_all=keep_all) for source in sources
         )
         # What the hub holds may be other text the next time, although it is named alike.
         fingerprint = target.name[:16] if all(map(local_files, sources)) else uuid4().hex[:16]
@@ -196,13 +189,13 @@ def open_cache(folder: Path) -> tuple["datasets.Dataset", dict[str, int]]:
 
 
 def checked_pairs(
-    source: LocatedSource, data: DataConfig, scratch: Path, dropped: Counter[str], *, skip_invalid: bool, keep_all: bool
+    source: LocatedSource, data: DataConfig, scratch: Path, dropped: Counter[str], *, keep_all: bool
 ) -> Iterator[tuple[str, str]]:
     """Yields the pairs of one source without the blank and the invalid ones, which it counts in `dropped`."""
     given = ReaderInput(source.paths, (data.src, data.tgt), source.columns, scratch)
     for number, src, tgt in READERS[source.format](given):
         if not (is_unicode(src) and is_unicode(tgt)):
-            if not skip_invalid:
+            if keep_all or data.errors == "strict":
                 path, text = (source.paths[0], src) if not is_unicode(src) else (source.paths[1], tgt)
                 raise invalid_utf8(path, number, text, training=not keep_all)
             dropped["invalid utf-8"] += 1
@@ -224,7 +217,7 @@ def is_unicode(text: str) -> bool:
 
 
 def invalid_utf8(path: str, number: int, text: str, *, training: bool) -> CorpusError:
-    """The error for a line that is not UTF-8; names its first bad byte. training: of what is learnt from."""
+    """The error for a line that is not UTF-8; names its first bad byte. training: the line is to be learnt from."""
     at, code = next((at, ord(char)) for at, char in enumerate(text) if "\ud800" <= char <= "\udfff")
     bad = f"byte 0x{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else f"lone surrogate U+{code:04X}"
     skip = ', or drop such training pairs with data.errors = "skip"' if training else ""

@@ -156,7 +156,7 @@ def load_origin(options: FinetuneConfig) -> tuple[Transformer, Tokenizer]:
 
 
 def old_data(config: Config, report: Reporter) -> OldData:
-    """The old corpus if it is mixed in, with the old test set, which it may hold; and the old dev set; if still there.
+    """What is left of the old model's data: its dev set and, if old pairs are mixed in, its corpus and test set.
 
     Raises:
         CorpusError: the corpus to mix in is not there.

@@ -6,8 +6,8 @@ is the same, except that of equals another may win.
 
 A room for every size that a search might need would be too many to record. There are rooms for 32, 64, 128, ...
 sentences, 16, 32, 64, ... steps and as many source positions; a search moves to a larger one when its targets grow
-and to a smaller one when sentences are done. Rooms are kept: a trainer's next validation finds them recorded. They
-read the weights where these are, whatever was learnt meanwhile.
+and to a smaller one when sentences are done. Rooms are kept: a trainer's next validation finds them recorded. A
+recording reads the weights at their addresses, so it sees what was learnt since.
 
 Legend: N sentences that there is room for, M that are searched, K hypotheses of each, T steps, S source positions.
 """
@@ -161,7 +161,7 @@ class GraphSearch:
     """Searches with one model, in rooms that are kept for the next time. One thread at a time; others wait.
 
     Args:
-        model: one that `mtattn.slots.supports`. Its weights may change, but only where they are.
+        model: one that `mtattn.slots.supports`. Its weights may change in place; if they move, all is recorded anew.
     """
 
     def __init__(self, model: Transformer) -> None:

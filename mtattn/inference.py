@@ -264,7 +264,10 @@ class _DecoderBlock:
 
 
 class PreparedState:
-    """The prepared model's `mtattn.decode.Step`; select keeps sentences in mind, and moves memory only now and then."""
+    """The prepared model's `mtattn.decode.Step`.
+
+    `select` only notes which sentences remain; memory is compacted once a quarter of them have left (COMPACT_AT).
+    """
 
     def __init__(self, stacks: _Stacks, src: Tensor) -> None:
         self.stacks, self.step = stacks, -1

@@ -23,7 +23,7 @@ from mtattn.update import Update
 
 
 class Learner:
-    """A model in training. It is to `begin` or to be loaded before its first step, and can be saved between any two.
+    """A model in training. Call `begin` or `load` before the first step; it can be saved between any two.
 
     Args:
         config, tokenizer: what it is to be; fresh weights are drawn from torch's generator.

@@ -110,14 +110,18 @@ class Int8Linear:
 
     def _product(self, x: Tensor, add: Tensor | None, out: Tensor) -> None:
         largest = x.abs().amax(1, keepdim=True).clamp_min_(TINY)  # [R, 1]
-        rows = (x * (127 / largest)).round_().to(torch.int8)  # [R, I]
-        product = torch._int_mm(rows, self.weight).to(x.dtype).mul_(largest)  # [R, O]
+        product = self._multiply(x, 127 / largest)  # [R, O]
         if add is not None:
-            torch.addcmul(add, product, self.scale, out=out)
+            torch.addcmul(add, product, largest, out=out)
         else:
-            torch.mul(product, self.scale, out=out)
+            torch.mul(product, largest, out=out)
         if self.bias is not None:
             out.add_(self.bias)
+
+    def _multiply(self, x: Tensor, factor: Tensor) -> Tensor:
+        """Each row of x [R, I] times its factor [R, 1], rounded, times W^T / 127 -> [R, O]."""
+        rows = (x * factor).round_().to(torch.int8)  # [R, I]
+        return torch._int_mm(rows, self.weight).to(x.dtype).mul_(self.scale)
 
 
 class NarrowInt8Linear(Int8Linear):
@@ -137,18 +141,12 @@ class NarrowInt8Linear(Int8Linear):
         self.scale, self.bias = scale / 127, None if bias is None else bias.detach()
         self.zeros, self.half = torch.zeros(len(scale), dtype=torch.int64), torch.tensor(128.5)
 
-    def _product(self, x: Tensor, add: Tensor | None, out: Tensor) -> None:
-        largest = x.abs().amax(1, keepdim=True).clamp_min_(TINY)  # [R, 1]
-        rows = torch.addcmul(self.half, x, 127 / largest).to(torch.uint8)  # [R, I]; to() rounds down
+    def _multiply(self, x: Tensor, factor: Tensor) -> Tensor:
+        rows = torch.addcmul(self.half, x, factor).to(torch.uint8)  # [R, I]; to() rounds down
         scaled = self.weight, self.scale, self.zeros, None
         plain = 1.0, 0, torch.float32, "none", list[Tensor](), ""  # how the output is scaled, its type, what follows
-        product = torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *scaled, *plain)  # [R, O]
-        if add is not None:
-            torch.addcmul(add, product, largest, out=out)
-        else:
-            torch.mul(product, largest, out=out)
-        if self.bias is not None:
-            out.add_(self.bias)
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(rows, 1.0, 128, *scaled, *plain)
+        return product
 
 
 def int8_linear(weight: Tensor, bias: Tensor | None = None) -> Int8Linear:

@@ -50,10 +50,7 @@ def load_model(folder: Path) -> tuple[Transformer, Tokenizer, Config]:
     _require_size(config, tokenizer, weights_file)
     with Unfilled():
         model = make_model(config, tokenizer)
-    load_weights(
-        model,
-        read_weights(weights_file, {name: (tuple(t.shape), t.dtype) for name, t in weights_of(model).items()}),
-    )
+    load_weights(model, read_weights(weights_file, {name: tuple(t.shape) for name, t in weights_of(model).items()}))
     return model.eval(), tokenizer, config
 
 

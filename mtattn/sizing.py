@@ -96,8 +96,8 @@ def choose(facts: Facts) -> list[Choice]:
         limited = f"; about {reachable:.1f} fit into {facts.max_minutes:g} minutes, and the clock ends the run"
     epochs = most_epochs if facts.max_minutes else max(1, math.floor(reachable))
     chosen.append(Choice("train.max_epochs", epochs, f"as many as {_range(data)} gain from{limited}"))
-    steps = round(reachable * _steps_per_epoch(facts, _step_tokens(facts, model, reachable)))
-    if not 10 <= reachable <= 30:
+    if not 10 <= reachable <= 30:  # for which one an epoch, the default, is about VALIDATIONS
+        steps = round(reachable * _steps_per_epoch(facts, _step_tokens(facts, model, reachable)))
         every = max(1, steps // VALIDATIONS)
         chosen.append(Choice("train.valid_every", every, f"steps; {VALIDATIONS} validations in the run"))
     return chosen

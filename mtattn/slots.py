@@ -44,8 +44,8 @@ class Slots:
         step: [1] int64, how many steps were taken.
         own: (keys, values) [N, J, T K, E] of each layer's targets.
         cross: likewise [N, J, S, E] of the sources.
-        hidden: [N, K, T K], added to scores: 0 where a hypothesis may look, -inf elsewhere.
-        padding: [N, 1, S], likewise of the sources.
+        bias: [N, K, T K], added to scores: 0 where a hypothesis may look, -inf elsewhere.
+        memory_bias: [N, 1, S], likewise of the sources.
         turns: complex [T, E / 2], by which step t turns queries and keys; None where positions do not do that.
         waves: [T, D], what is added to embeddings; None likewise.
     """
@@ -59,8 +59,8 @@ class Slots:
             [tuple(zeros(*heads, places, size) for _ in range(2)) for _ in model.decoder]
             for places in (steps * beams, source)
         )
-        self.hidden = zeros(sentences, beams, steps * beams).fill_(NEVER)
-        self.padding = zeros(sentences, 1, source)
+        self.bias = zeros(sentences, beams, steps * beams).fill_(NEVER)
+        self.memory_bias = zeros(sentences, 1, source)
         position, times = model.tgt_position, torch.arange(steps, device=weight.device)
         self.turns = position.turns(times) if isinstance(position, Rotary) else None
         nothing = zeros(steps, model.config.d_model)
@@ -71,7 +71,7 @@ class Slots:
         self.step.zero_()
         for tensor in self.by_sentence():
             tensor.zero_()
-        self.hidden.fill_(NEVER)
+        self.bias.fill_(NEVER)
 
     def fill(self, model: Transformer, src: Tensor) -> None:
         """Encode sources [M, <= S], which become the first M sentences."""
@@ -80,12 +80,12 @@ class Slots:
         for layer, (keys, values) in zip(decoder_layers(model), self.cross, strict=True):
             projected = layer.cross_attn.project_memory(memory)
             keys[:m, :, :s], values[:m, :, :s] = projected.keys, projected.values
-        self.padding[:m, 0, s:] = NEVER
-        self.padding[:m, 0, :s].masked_fill_(src == model.pad_id, NEVER)
+        self.memory_bias[:m, 0, s:] = NEVER
+        self.memory_bias[:m, 0, :s].masked_fill_(src == model.pad_id, NEVER)
 
     def by_sentence(self) -> Iterator[Tensor]:
         """What has the sentences as its first axis."""
-        yield from (self.hidden, self.padding)
+        yield from (self.bias, self.memory_bias)
         for keys, values in (*self.own, *self.cross):
             yield from (keys, values)
 
@@ -95,10 +95,10 @@ class Slots:
         Returns:
             The slots of this step, int64 [K].
         """
-        n, k, length = self.hidden.shape
+        n, k, length = self.bias.shape
         slots = self.step * k + torch.arange(k, device=parents.device)  # [K]
-        hidden = self.hidden.gather(1, parents[:, :, None].expand(-1, -1, length))  # [N, K, T K]
-        self.hidden.copy_(hidden.scatter_(2, slots[None, :, None].expand(n, -1, -1), 0.0))
+        bias = self.bias.gather(1, parents[:, :, None].expand(-1, -1, length))  # [N, K, T K]
+        self.bias.copy_(bias.scatter_(2, slots[None, :, None].expand(n, -1, -1), 0.0))
         return slots
 
 
@@ -124,12 +124,12 @@ def next_logits(model: Transformer, slots: Slots, tokens: Tensor, parents: Tenso
             v = _heads(attn.v_proj, None, x, n, attn.d_head)  # [N, J, K, E]
             for kept, new in zip(own, (k, v), strict=True):
                 kept.index_copy_(2, now, new)
-            return _attend(attn, _heads(attn.q_proj, attn.q_norm, x, n, attn.d_head, turns), own, slots.hidden)
+            return _attend(attn, _heads(attn.q_proj, attn.q_norm, x, n, attn.d_head, turns), own, slots.bias)
 
         def look_over(
             x: Tensor, attn: MultiHeadAttention = layer.cross_attn, cross: tuple[Tensor, ...] = cross
         ) -> Tensor:
-            return _attend(attn, _heads(attn.q_proj, attn.q_norm, x, n, attn.d_head), cross, slots.padding)
+            return _attend(attn, _heads(attn.q_proj, attn.q_norm, x, n, attn.d_head), cross, slots.memory_bias)
 
         x = layer.self_attn_residual(x, look_back)
         x = layer.cross_attn_residual(x, look_over)

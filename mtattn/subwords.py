@@ -17,7 +17,7 @@ from mtattn.tokenizer import EOS_ID, Tokenizer, TokenizerConfig
 
 WORDS = re.compile(r"▁[^▁]*|[^▁]+")  # of normalized text, in which ▁ stands for a space
 UNKNOWN = 10.0  # nats by which bytes are less likely than the rarest piece: SentencePiece's own penalty
-KEPT, SHORT = 2**16, 24  # words that are remembered, and their characters: a sentence without spaces comes no more
+KEPT, SHORT = 2**16, 24  # words remembered, and characters of one at most: a sentence without spaces will not recur
 
 Ids = list[int]
 

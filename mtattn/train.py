@@ -64,7 +64,7 @@ def train(
 
     Args:
         fresh: start over, replacing what the run directory holds.
-        allow_changed_data: resume although the training files, or what dev and test rule out of them, have changed.
+        allow_changed_data: resume although the training pairs or a dev set have changed.
 
     Raises:
         MtattnError: see mtattn.errors. Interrupted: SIGTERM or Ctrl-C, after everything was saved.

@@ -60,6 +60,7 @@ def add_members(translator: Translator, run: Path, others: Sequence[Path], devic
         try:
             quantization = translator.config.quantization
             members.append(PreparedModel(placed(model, device, quantization), quantization))
+            # as a check alone: learned positions must reach as far as this search may go
             replace(config, filter=replace(config.filter, max_len=translator.max_len), decode=translator.config)
         except ValueError as error:
             raise ConfigError(f"{other}: {error}") from None

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "dropout": "",
     "errors": "",
     "evaluate": "scripts",
-    "filtering": "",
+    "filtering": "scripts",
     "flags": "history",
     "graph": "",
     "history": "",
@@ -72,7 +72,6 @@ MAY_IMPORT = {
     # 2: the option classes of levels 0 and 1
     "config": "corpus decode filtering loss mixing model optim tokenizer",
     # 3: runs, and what is made from them
-    "budget": "batching checkpoint config gradient objective precision prepare splitting subwords",
     "card": "config",
     "checkpoint": "config metrics model storage tokenizer",
     "loading": "checkpoint config model storage tokenizer unfilled",

@@ -315,43 +315,6 @@ def test_fine_tuning_from_two_files(mtattn_: Run, trained: Path, tmp_path: Path)
     assert mtattn_("train", "--from", "nowhere", *files, "--run", "other")[0] == 3
 
 
-NASTY = [
-    b"a b c",
-    b"",
-    b"   ",
-    "a\u2028b".encode(),
-    "a\u0085b".encode(),
-    b"a\x0bb\x0cc\x00d",
-    b"\xff\xfe bad",
-    b"a b\r",
-    "\U0001f600 \u4e2d\u6587".encode(),
-    b"\t",
-    b"a " * 200,
-]
-
-
-def test_as_many_lines_out_as_in(mtattn_: Run, trained: Path) -> None:
-    Path("in.txt").write_bytes(b"\xef\xbb\xbf" + b"\n".join(NASTY) + b"\n")
-    code, _, err = mtattn_("translate", trained, "in.txt", "-o", "out.txt", "--beam", 2)
-    assert code == 0
-    lines = Path("out.txt").read_bytes().split(b"\n")
-    assert lines.pop() == b""
-    assert len(lines) == len(NASTY)
-    assert lines[1] == lines[2] == b""
-    assert "in.txt: 1 lines are not valid UTF-8 (first line 7)" in err
-
-
-def test_a_line_does_not_depend_on_its_neighbours(mtattn_: Run, trained: Path) -> None:
-    lines = ["a b c", "d e f g h", "h", "a a a a a a"]
-    Path("in.txt").write_text("\n".join(lines))  # the last line has no end
-    _, together, _ = mtattn_("translate", trained, "in.txt")
-    alone = []
-    for line in lines:
-        Path("one.txt").write_text(f"{line}\n")
-        alone.append(mtattn_("translate", trained, "one.txt")[1])
-    assert "".join(alone) == together
-
-
 def test_nbest_and_json(mtattn_: Run, trained: Path) -> None:
     Path("in.txt").write_text("a b c\n\n")
     code, out, _ = mtattn_("translate", trained, "in.txt", "--nbest", 3, "--json")

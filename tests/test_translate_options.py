@@ -337,11 +337,6 @@ def test_output_that_cannot_be_written(fails):
     fails(4, r"/dev/full: cannot be written: No space left", "-o", "/dev/full", "--force")
 
 
-def test_a_missing_input(mtattn_, run):
-    code, out, err = mtattn_("translate", run, "nowhere.txt")
-    assert (code, out, err) == (4, "", "error: nowhere.txt: cannot be read: No such file or directory\n")
-
-
 def test_a_full_disk_behind_standard_error_leaves_the_exit_code():
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("wb") as full:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtattn.attention import MultiHeadAttention, Position, Rotary, T5Bias
+from mtattn.attention import Learned, MultiHeadAttention, Position, Rotary, T5Bias
 from mtattn.decode import DecodeConfig
 from mtattn.export.exporter import Exporter, Trained, extra
 from mtattn.export.parity import EXACT, ROUNDED, Ids
@@ -145,7 +145,7 @@ def _table(position: Position, d_model: int) -> Tensor | None:
     """What is added to the embeddings, one row a position; None where nothing is looked up."""
     if position.place in ("query_key", "scores"):
         return None
-    rows = getattr(getattr(position, "table", None), "num_embeddings", MAX_POSITIONS)
+    rows = position.table.num_embeddings if isinstance(position, Learned) else MAX_POSITIONS
     with torch.no_grad():
         return position(torch.zeros(1, rows, d_model))[0].clone()  # type: ignore[no-any-return]  # [rows, D]
 
