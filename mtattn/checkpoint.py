@@ -38,7 +38,7 @@ from mtattn.storage import (
     write_file,
     write_folder,
 )
-from mtattn.tokenizer import Tokenizer
+from mtattn.tokenizer import Tokenizer, file_names
 
 FORMAT_VERSION = 1
 CHECKPOINT_FILES = ("model.safetensors", "optim.safetensors", "state.json")
@@ -75,15 +75,19 @@ class RunDirectory:
         return self.config_file.is_file()
 
     def require_unmarked(self) -> None:
-        """Refuse to begin where no run's config is, but checkpoints, or a model/ that may be somebody else's.
+        """Refuse to begin where no run's config is, but checkpoints, or what may be somebody else's.
 
         Raises:
             ModelError
         """
         if self._folders():
             raise ModelError(f"{self.path}: has checkpoints but no config.toml; put it back, or --fresh starts over")
-        if self.model.exists():
-            raise ModelError(f"{self.model}: is in the way, and no run began here; give another --run, or --fresh")
+        strange = [self.model]
+        if not self.log_file.exists():  # a run that was killed before it began has left one
+            strange += [self.path / name for name in ("best", "last", "metrics.jsonl", *tokenizer_names(self.path))]
+        for path in strange:
+            if path.exists():
+                raise ModelError(f"{path}: is in the way, and no run began here; give another --run, or --fresh")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -294,7 +298,7 @@ class RunDirectory:
 
 def tokenizer_names(folder: Path) -> list[str]:
     """The names of the tokenizer files in a folder."""
-    return [path.name for path in folder.glob("tokenizer*.model")]
+    return [name for name in (*file_names(True), *file_names(False)) if (folder / name).exists()]
 
 
 def read_config(folder: Path) -> Config:

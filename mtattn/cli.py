@@ -1,5 +1,6 @@
 """The command line: parse, load, call one function, print. Heavy imports stand inside the commands."""
 
+import io
 import json
 import sys
 import traceback
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="mtattn",
+    rich_markup_mode=None,  # importing rich would take longer than all else that --help does
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -307,6 +309,8 @@ def _standard_output() -> Iterator[None]:
     """For work whose outcome is what it prints: that must be possible before it begins, and succeed."""
     if sys.stdout is None:  # as `>&-` leaves it
         raise FileError("standard output: is closed, and the outcome would be lost")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale may lack what a corpus holds
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except BrokenPipeError:

@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Part of every cache key: raise it when the same files would give other pairs than before."""
 PAIRS_FILE = "pairs.arrow"
-DROPPED_FILE = "dropped.json"
 ROWS_PER_WRITE = 10_000
 BUILDING = ".building-"
 ABANDONED_S = 24 * 60 * 60  # seconds after which what is being built, and is not written to, is taken for a leftover
@@ -145,7 +144,7 @@ def build_cache(target: Path, sources: list[LocatedSource], data: DataConfig, *,
         if not write_arrow(pairs, result / PAIRS_FILE, fingerprint):
             names = ", ".join(dict.fromkeys(path for source in sources for path in source.paths))
             raise CorpusError(f"{names}: no pairs" + (f" are left{listed(dropped)}" if dropped else "; it is empty"))
-        (result / DROPPED_FILE).write_text(json.dumps(dropped), encoding="utf-8")
+        seal(result / PAIRS_FILE, dropped)
         try:
             result.rename(target)
         except OSError:
@@ -178,14 +177,37 @@ def building_folder(cache_dir: Path) -> Iterator[Path]:
 
 
 def open_cache(folder: Path) -> tuple["datasets.Dataset", dict[str, int]]:
-    """The dataset and the counts of dropped pairs that `build_cache` wrote."""
+    """The dataset and the counts of dropped pairs that `build_cache` wrote. Raises FileError: they are damaged."""
     from datasets import Dataset
 
+    dropped = unsealed(folder / PAIRS_FILE)
+    return Dataset.from_file(str(folder / PAIRS_FILE)), dropped
+
+
+def seal(path: Path, dropped: Mapping[str, int]) -> None:
+    """Write beside an Arrow file its sha256, and how many pairs were left out of it for which reason.
+
+    A power cut may leave pages of zeros in it, which read as fewer pairs or as other text.
+    """
+    beside = {"sha256": sha256_of(str(path)), "dropped": dropped}
+    path.with_suffix(".json").write_text(json.dumps(beside), encoding="utf-8")
+
+
+def unsealed(path: Path) -> dict[str, int]:
+    """The counts that stand beside an Arrow file.
+
+    Raises:
+        FileError: one of both is missing, or not what was written.
+    """
     try:
-        dropped = json.loads((folder / DROPPED_FILE).read_bytes())
-        return Dataset.from_file(str(folder / PAIRS_FILE)), dropped
-    except (ValueError, FileNotFoundError) as error:  # JSON's and Arrow's errors are both ValueErrors
-        raise FileError(f"{folder}: damaged ({error}); delete this folder, it is made again") from error
+        beside = json.loads(path.with_suffix(".json").read_bytes())
+        dropped: dict[str, int] = beside["dropped"]
+        whole = beside["sha256"] == sha256_of(str(path))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise FileError(f"{path}: damaged ({error}); delete it, it is made again") from error
+    if not whole:
+        raise FileError(f"{path}: damaged (its sha256 is another); delete it, it is made again")
+    return dropped
 
 
 def checked_pairs(

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from mtattn.batch import IntArray, TokenTable
-from mtattn.corpus import LoadedCorpus, building_folder, listed, read_tables
+from mtattn.corpus import LoadedCorpus, building_folder, listed, read_tables, seal, unsealed
 from mtattn.errors import CorpusError, FileError
 from mtattn.filtering import FilterConfig, why_left_out
 from mtattn.tokenizer import Tokenizer
@@ -59,12 +59,12 @@ def encode_corpus(
         key.update(hashlib.sha256(part).digest())
     path = cache_dir / f"{key.hexdigest()}.arrow"
     try:
-        with suppress(FileNotFoundError, ValueError):  # damaged: JSON's and Arrow's are ValueErrors
+        with suppress(FileError):  # not made yet, or damaged
             return _open(path)
         with building_folder(cache_dir) as work:
             made = work / path.name
             _write(made, corpus, tokenizer, config, held_out, done)
-            _counts_file(made).replace(_counts_file(path))
+            made.with_suffix(".json").replace(path.with_suffix(".json"))
             made.replace(path)
         return _open(path)
     except OSError as error:
@@ -101,19 +101,14 @@ def _write(
             kept += len(rows)
             done(start + len(src))
     if not kept:
-        leaked = dropped and max(dropped, key=lambda reason: dropped[reason]) == "in dev or test"
-        fix = "give more pairs, or a dev set of others" if leaked else "loosen [filter]"
+        fix = "give more pairs, or a dev set of others" if "in dev or test" in dropped else "loosen [filter]"
         raise CorpusError(f"no training pair is left after filtering{listed(dropped)}; {fix}")
-    _counts_file(path).write_text(json.dumps(dropped), encoding="utf-8")
-
-
-def _counts_file(path: Path) -> Path:
-    return path.with_suffix(".json")
+    seal(path, dropped)
 
 
 def _open(path: Path) -> Examples:
+    dropped = unsealed(path)
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    dropped = json.loads(_counts_file(path).read_bytes())
     numbers = table["number"].to_numpy()
     return Examples(_tokens(table["src"]), _tokens(table["tgt"]), numbers, dropped)
 

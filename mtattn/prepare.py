@@ -74,7 +74,10 @@ def cache_folder() -> Path:
     named = os.environ.get("MTATTN_CACHE")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtattn"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtattn"
+    except RuntimeError:  # as in a container whose user has no entry and no HOME
+        raise FileError("this user has no home folder for the cache: set MTATTN_CACHE=DIR") from None
 
 
 def open_corpus(data: DataConfig, split: str = "train") -> LoadedCorpus:
@@ -168,7 +171,9 @@ def _mixture(config: Config, examples: Examples, num_new: int, report: Reporter)
     """
     is_new = examples.numbers < num_new
     if not is_new.any():
-        raise CorpusError("no new training pair is left after filtering; loosen [filter]")
+        raise CorpusError(
+            "no new training pair is left after filtering: give more pairs, or dev sets of others, or loosen [filter]"
+        )
     mixture = Mixture(np.flatnonzero(is_new), np.flatnonzero(~is_new), config.finetune.mix, config.train.seed)
     all_there_are = ", all there are" if mixture.num_old == len(mixture.old) else ""
     report.note(

@@ -23,6 +23,7 @@ SUFFIXES: dict[str, Format] = {
 }
 """End of a file name (before any ``.gz``) -> format."""
 ONE_FILE_FORMATS = frozenset(SUFFIXES.values())
+COMPRESSED = (".xz", ".bz2", ".zip", ".zst", ".7z")
 BRACES = re.compile(r"\{([^{},]+),([^{},]+)\}")
 
 
@@ -184,6 +185,8 @@ def require_file(path: Path) -> None:
         raise CorpusError(f"{path}: is a folder, not a file; name a file in it, or write hf:./FOLDER@SPLIT")
     if not path.exists():
         raise missing(path)
+    if path.suffix in COMPRESSED:
+        raise CorpusError(f"{path}: is compressed in a way that is not read here; decompress it, or use gzip (.gz)")
     if not path.is_file():  # a pipe, such as a shell's <(...), gives its content once
         raise CorpusError(f"{path}: is not a regular file; it is read more than once, so write it to a file first")
 

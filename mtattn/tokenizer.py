@@ -17,6 +17,7 @@ from mtattn.storage import read_small
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
 BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")  # how SentencePiece writes a piece that is a byte
+LONGEST_LINE = 4_192  # bytes: SentencePiece's own limit
 NUM_RESERVED = 4 + 256  # the four special pieces, and one piece a byte (byte_fallback), so that <unk> cannot appear
 
 
@@ -118,7 +119,7 @@ class Tokenizer:
 
     def to_files(self) -> dict[str, bytes]:
         """File name -> content: `tokenizer.model`, or `tokenizer.src.model` and `tokenizer.tgt.model`."""
-        return dict(zip(_file_names(self.joint), self._models, strict=True))
+        return dict(zip(file_names(self.joint), self._models, strict=True))
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -129,13 +130,14 @@ class Tokenizer:
                 cannot be read.
         """
         for joint in (True, False):
-            paths = [folder / name for name in _file_names(joint)]
+            paths = [folder / name for name in file_names(joint)]
             if all(path.is_file() for path in paths):
                 return cls(*map(read_small, paths))
         raise ModelError(f"{folder}: no tokenizer.model here; is this a run directory or a released model?")
 
 
-def _file_names(joint: bool) -> tuple[str, ...]:
+def file_names(joint: bool) -> tuple[str, ...]:
+    """What the SentencePiece models are called in a run directory."""
     return ("tokenizer.model",) if joint else ("tokenizer.src.model", "tokenizer.tgt.model")
 
 
@@ -204,4 +206,10 @@ def _largest_possible(message: str, vocab_size: int) -> int:
         raise CorpusError(
             f"tokenizer.vocab_size = {vocab_size} cannot hold the characters of this corpus; raise it{least}"
         )
+    if "sentences_.empty()" in message:
+        raise CorpusError(
+            f"no line has at most {LONGEST_LINE:,} bytes, and SentencePiece skips longer ones: give a sentence a line"
+        )
+    if "all_chars_count" in message:
+        raise CorpusError("no line of this corpus has a visible character")
     raise CorpusError(f"SentencePiece could not learn a vocabulary from this corpus: {message.strip()}")

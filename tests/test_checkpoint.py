@@ -287,9 +287,20 @@ def test_somebody_elses_model_folder_is_not_begun_over(run: RunDirectory) -> Non
         run.require_unmarked()
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "metrics.jsonl", "best"])
+def test_somebody_elses_files_are_not_begun_over(run: RunDirectory, name: str) -> None:
+    run.path.mkdir(exist_ok=True)
+    (run.path / name).write_bytes(b"precious")
+    with pytest.raises(ModelError, match=f"{name}: is in the way, and no run began here"):
+        run.require_unmarked()
+    run.log_file.touch()  # ours, killed before it began
+    run.require_unmarked()
+
+
 def test_beginning_removes_tokenizers_of_another_kind(run: RunDirectory, tokenizer: Tokenizer) -> None:
     run.path.mkdir(exist_ok=True)
     (run.path / "tokenizer.src.model").write_bytes(b"old")
     (run.path / "tokenizer.tgt.model").write_bytes(b"old")
+    (run.path / "tokenizer-mine.model").write_bytes(b"precious")
     run.begin(Config(), tokenizer)
-    assert {path.name for path in run.path.glob("tokenizer*")} == {"tokenizer.model"}
+    assert {path.name for path in run.path.glob("tokenizer*")} == {"tokenizer.model", "tokenizer-mine.model"}

@@ -417,6 +417,15 @@ def test_broken_file_gives_one_clear_message(name, content, message, tmp_path, l
     assert not list((tmp_path / "cache").iterdir())  # nothing half-made stays behind
 
 
+def test_text_compressed_otherwise_than_by_gzip_is_refused(tmp_path, load):
+    for name in ("x.en.xz", "x.de.xz"):
+        (tmp_path / name).write_bytes(b"\xfd7zXZ\n")
+    with pytest.raises(
+        CorpusError, match=r"x\.en\.xz: is compressed in a way that is not read here; decompress it, or"
+    ):
+        load("x.{en,de}.xz")
+
+
 def test_a_target_beside_a_format_of_one_file_is_not_ignored(load):
     with pytest.raises(ConfigError, match=r"a\.tsv: target names the second of two text files, and format is 'tsv'"):
         load(CorpusSource("a.tsv", target="b.tsv", format="tsv"))
@@ -651,16 +660,22 @@ def test_what_a_killed_process_left_goes_after_a_day_without_a_write(tmp_path, l
     assert {path.name for path in (tmp_path / "cache").glob(".*")} == {".building-slow", ".building-young"}
 
 
-@pytest.mark.parametrize("gone", [False, True])
-@pytest.mark.parametrize("name", ["dropped.json", "pairs.arrow"])
-def test_a_damaged_cache_is_made_again(name, gone, tmp_path, load):
+def zeroed(data: bytes) -> bytes:
+    """As a power cut leaves it: the length is right, the second half was never written."""
+    return data[: len(data) // 2].ljust(len(data), b"\0")
+
+
+@pytest.mark.parametrize("damage", [None, lambda data: b"", lambda data: data[: len(data) // 2], zeroed])
+@pytest.mark.parametrize("name", ["pairs.json", "pairs.arrow"])
+def test_a_damaged_cache_is_made_again(name, damage, tmp_path, load, monkeypatch):
+    monkeypatch.setattr(corpus_module, "ROWS_PER_WRITE", 1)
     path = write_tsv(tmp_path, PAIRS)
     load(path)
     (cached,) = (tmp_path / "cache").iterdir()
-    if gone:
-        (cached / name).unlink()
-    else:
-        (cached / name).write_bytes(b"")
+    data = (cached / name).read_bytes()
+    (cached / name).unlink()
+    if damage:
+        (cached / name).write_bytes(damage(data))
     assert pairs_of(load(path)) == PAIRS
 
 

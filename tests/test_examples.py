@@ -129,14 +129,16 @@ def test_the_cache_is_used_and_knows_what_shaped_it(encode, pairs, tmp_path, mon
     assert encode(corpus).dropped == first.dropped
 
 
-@pytest.mark.parametrize(("suffix", "size"), [("arrow", 0), ("arrow", 100), ("json", 0)])
-def test_a_damaged_cache_is_made_again(encode, pairs, tmp_path, suffix, size):
+@pytest.mark.parametrize(
+    ("suffix", "size", "zeros"), [("arrow", 0, 0), ("arrow", 100, 0), ("arrow", 900, 2_000), ("json", 0, 0)]
+)
+def test_a_damaged_cache_is_made_again(encode, pairs, tmp_path, suffix, size, zeros):
     corpus = corpus_of(pairs, tmp_path)
     first = encode(corpus)
     (file,) = (tmp_path / "cache").glob(f"*.{suffix}")
-    begin = file.read_bytes()[:size]
+    data = file.read_bytes()
     file.unlink()  # `first` has it mapped
-    file.write_bytes(begin)
+    file.write_bytes(data[:size] + b"\0" * zeros + data[size + zeros :] * bool(zeros))
     again = encode(corpus)
     assert (rows(again.src), rows(again.tgt), again.dropped) == (rows(first.src), rows(first.tgt), first.dropped)
 

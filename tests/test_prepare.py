@@ -1,6 +1,8 @@
 """Preparation: dev is held out when none is named, never leaks, and the tokenizer sees the whole corpus."""
 
 import dataclasses
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from tiny_run import Notes
 
 from mtattn.config import Config, load_config
 from mtattn.corpus import DataConfig
-from mtattn.errors import ConfigError, CorpusError
+from mtattn.errors import ConfigError, CorpusError, FileError
 from mtattn.prepare import Prepared, cache_folder, load_split, prepare
 from mtattn.progress import Reporter
 
@@ -132,6 +134,9 @@ def test_the_cache_folder_is_named_by_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "c"))
     assert cache_folder() == tmp_path / "c" / ".cache" / "mtattn"
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError))
+    with pytest.raises(FileError, match="set MTATTN_CACHE"):
+        cache_folder()
 
 
 def test_load_split_keeps_every_line(corpus):

@@ -93,9 +93,13 @@ def test_vocabulary_too_small_for_the_characters(toy_lines, kind):
     assert train_tokenizer(*toy_lines, TokenizerConfig(kind=kind, vocab_size=least))[0].src_vocab_size == least
 
 
-def test_empty_corpus_is_a_corpus_error():
-    with pytest.raises(CorpusError, match="could not learn"):
-        train_tokenizer([], [], TokenizerConfig())
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [([], "no line has at most 4,192 bytes"), (["word " * 1000], "no line has at most"), (["\u200b"], "visible")],
+)
+def test_nothing_to_learn_from_is_a_corpus_error(texts, why):
+    with pytest.raises(CorpusError, match=why):
+        train_tokenizer(texts, texts, TokenizerConfig())
 
 
 def test_training_takes_at_most_max_sentences(toy_lines):

@@ -57,8 +57,8 @@ TRANSFORMERS = """ `transformers` runs it as {name}:
     print(tokenizer.batch_decode(ids, skip_special_tokens=True))
 
 That is greedy search, and gives the text of `{command}`, except for texts of over {max_len:,}
-tokens{sentences}, which mtattn splits, translations of over {ratio:g} times the text's tokens plus {extra:,}, which mtattn cuts,
-and texts that begin with `>>`, which the tokenizer of `transformers` takes for a language code."""
+tokens{sentences}, which mtattn splits, translations of over {ratio:g} times the text's tokens plus {extra:,}, which
+mtattn cuts, and texts that begin with `>>`, which the tokenizer of `transformers` takes for a language code."""
 
 
 ORIGIN = """
