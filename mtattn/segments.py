@@ -18,15 +18,21 @@ SELDOM = 200  # lines, of which a corpus has one with so many sentences that its
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a line, in order; white space between two leads the second. None ends before a small letter."""
+    """The sentences of a line, in order; white space between two leads the second."""
     found: list[str] = []
     for unit in SENTENCE_END.split(text):
-        goes_on = unit[:1].isspace() and (unit.lstrip()[:1].islower() or ABBREVIATION.search(found[-1]))
-        if found and goes_on:
+        if found and _goes_on(found[-1], unit):
             found[-1] += unit
         elif unit:
             found.append(unit)
     return found
+
+
+def _goes_on(before: str, unit: str) -> bool:
+    """Whether the sentence before a unit does not end there: after abbreviations, before a small letter, in ". . ."."""
+    if not all(any(map(str.isalnum, text)) for text in (before, unit)):
+        return True
+    return unit[0].isspace() and bool(unit.lstrip()[0].islower() or ABBREVIATION.search(before))
 
 
 def learnt_sentences(texts: Iterable[str]) -> int:

@@ -68,6 +68,8 @@ def test_after_a_word_that_is_cut_parts_are_full_again() -> None:
         ("Am 20. Mai kam er z.B. nicht. Ich auch nicht.", 2),
         ("He left in 1990. She stayed.", 2),
         ("Wait... what? he said.", 1),
+        ("What ? ! . . . A dog runs .", 2),
+        ("- . ! ?", 1),
         ("मी आलो. तू गेलास.", 2),
         ("一二。三四！五？", 3),
         ("日本語は。english", 2),
