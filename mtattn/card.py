@@ -39,7 +39,8 @@ Translate with `mtattn translate THIS_FOLDER < text.{data.src}`.
   The licence of the training text decides how this model may be used: fill in `license` above.
 - Model: d_model {model.d_model}, d_ff {model.d_ff}, {model.num_heads} heads, {model.encoder_layers} encoder and
   {model.decoder_layers} decoder layers.
-- Best greedy BLEU on the dev split while training: {scores["dev_bleu"]:.1f} (step {scores["step"]}).{origin}{changed}
+- Best greedy BLEU on the dev split while training: {scores["dev_bleu"]:.1f} (step {scores["step"]};
+  {scores["dev_signature"]}).{origin}{changed}
 - `config.toml` says how it was trained; `MANIFEST.json` lists each file's size and sha256.
 """
 

@@ -61,7 +61,9 @@ def settle(
         config = replace(config, train=replace(config.train, batch_tokens=batch_tokens))
     if not config.decode.max_sentences:
         texts, _ = prepared.texts(spread(len(prepared.examples.tgt), COUNTED).tolist())
-        config = replace(config, decode=replace(config.decode, max_sentences=learnt_sentences(texts)))
+        most = learnt_sentences(texts)
+        report.note(f"decode.max_sentences: {most} (lines of more are translated in parts, as few training lines have)")
+        config = replace(config, decode=replace(config.decode, max_sentences=most))
     return config, prepared
 
 

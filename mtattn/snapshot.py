@@ -23,6 +23,7 @@ class TrainState:
     tgt_tokens: int = 0
     best_bleu: float = -1.0
     best_step: int = 0
+    signature: str = ""  # sacreBLEU's, of the dev set's BLEU
     stale: int = 0  # validations since the best one
     skipped: int = 0  # steps whose gradient was not finite
     skipped_in_a_row: int = 0

@@ -347,6 +347,7 @@ class Trainer:
             )
         self._report_validation(outcome)
         scores = outcome.scores
+        self.state.signature = scores.signature["bleu"]
         self._write_metrics(
             "valid",
             loss=outcome.loss,
@@ -354,7 +355,7 @@ class Trainer:
             bleu=scores.bleu,
             chrf=scores.chrf,
             perplexity=outcome.perplexity,
-            signature=scores.signature["bleu"],
+            signature=self.state.signature,
         )
         return scores.bleu
 
@@ -402,7 +403,12 @@ class Trainer:
 
     def _finish(self, reason: str) -> TrainResult:
         state = self.state
-        scores: dict[str, Any] = {"dev_bleu": state.best_bleu, "step": state.best_step, "tgt_tokens": state.tgt_tokens}
+        scores: dict[str, Any] = {
+            "dev_bleu": state.best_bleu,
+            "dev_signature": state.signature,
+            "step": state.best_step,
+            "tgt_tokens": state.tgt_tokens,
+        }
         if self.finetuning is not None:
             scores["finetune"] = self.finetuning.end(state.best_step, self.device, state.changed_dev)
         mixture = self.data.mixture

@@ -144,10 +144,10 @@ def test_a_card_without_scores_claims_none(trained):
 
 def test_scores_found_while_training_say_so(trained, tmp_path):
     trained.folder.mkdir()
-    (trained.folder / "scores.json").write_text(json.dumps({"dev_bleu": 38.04, "step": 9}))
+    (trained.folder / "scores.json").write_text(json.dumps({"dev_bleu": 38.04, "dev_signature": "tok:x", "step": 9}))
     write(trained, tmp_path / "out", "float32")
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "38.04" in text and "while training" in text
+    assert "38.04" in text and "while training" in text and '"config": "tok:x"' in text
 
 
 def test_push_uploads_the_folder(tmp_path, monkeypatch):

@@ -153,18 +153,19 @@ def _model_index(trained: Trained, scores: dict[str, Any]) -> str:
     """The metadata block of the scores (https://huggingface.co/docs/hub/model-cards), in JSON, which is also YAML."""
     signatures = scores.get("signature", {})
     found = [(name, scores[name]) for name in ("bleu", "chrf", "ter") if isinstance(scores.get(name), float)]
+    scored = where = scores.get("scored", "test")
     if not found and isinstance(scores.get("dev_bleu"), float):
-        found = [("bleu", scores["dev_bleu"])]
+        found, signatures = [("bleu", scores["dev_bleu"])], {"bleu": scores.get("dev_signature")}
+        scored, where = "dev", "dev, greedy, while training"
     if not found:
         return ""
     data = trained.config.data
-    scored = scores.get("scored", "test") if signatures else "dev"
     metrics = [
         {
             "type": name,
             "value": round(value, 2),
-            "name": f"{name.upper()} ({scored if signatures else 'dev, greedy, while training'})",
-            **({"config": signatures[name]} if name in signatures else {}),
+            "name": f"{name.upper()} ({where})",
+            **({"config": signatures[name]} if signatures.get(name) else {}),
         }
         for name, value in found
     ]
