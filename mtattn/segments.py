@@ -13,26 +13,29 @@ SENTENCE_END = re.compile(r"(?<=[.!?…।])(?=\s)|(?<=[。！？])(?![。！？
 # What has a full stop and seldom ends a sentence: a letter (J. Smith, a.m.), Latin letters without a vowel (Dr., Mrs.),
 # and a small number (in German an ordinal).
 ABBREVIATION = re.compile(r"(?<!\w)(?:\d{1,2}|(?:[^\W\d_]\.)*[^\W\d_]|[bcdfghjklmnpqrstvwxz]+)\.$", re.IGNORECASE)
+LONGEST = 20  # characters of an abbreviation: in a line of a megabyte no more are looked at for each stop
 WORD_END = re.compile(r"(?=\s)")
 SELDOM = 200  # lines, of which a corpus has one with so many sentences that its model has learnt to go on
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of a line, in order; white space between two leads the second."""
-    found: list[str] = []
-    for unit in SENTENCE_END.split(text):
-        if found and _goes_on(found[-1], unit):
-            found[-1] += unit
-        elif unit:
-            found.append(unit)
-    return found
+    found: list[list[str]] = []
+    worded = False  # whether the last one has a letter or a digit: ". . ." is none by itself
+    for unit in filter(None, SENTENCE_END.split(text)):
+        has_word = any(map(str.isalnum, unit))
+        if found and (not (worded and has_word) or _goes_on(found[-1][-1], unit)):
+            found[-1].append(unit)
+            worded = worded or has_word
+        else:
+            found.append([unit])
+            worded = has_word
+    return ["".join(units) for units in found]
 
 
 def _goes_on(before: str, unit: str) -> bool:
-    """Whether the sentence before a unit does not end there: after abbreviations, before a small letter, in ". . ."."""
-    if not all(any(map(str.isalnum, text)) for text in (before, unit)):
-        return True
-    return unit[0].isspace() and bool(unit.lstrip()[0].islower() or ABBREVIATION.search(before))
+    """Whether a sentence does not end between these two: before a small letter, or after an abbreviation."""
+    return unit[0].isspace() and bool(unit.lstrip()[0].islower() or ABBREVIATION.search(before[-LONGEST:]))
 
 
 def learnt_sentences(texts: Iterable[str]) -> int:

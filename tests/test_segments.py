@@ -80,6 +80,16 @@ def test_sentences_end_neither_after_abbreviations_nor_before_small_letters(text
     assert "".join(sentences(text)) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [(". " * 300_000, 1), ("A. " * 300_000, 1), ("a." * 300_000 + "! Then", 2), ("Go. " * 300_000, 300_000)],
+)
+def test_a_line_of_a_megabyte_is_read_once(text: str, count: int) -> None:
+    found = sentences(text)
+    assert "".join(found) == text
+    assert len(found) == count
+
+
 def test_parts_have_at_most_so_many_sentences() -> None:
     assert split_long("One. Two. Three. Four. Five.", len, 100, 2) == ["One. Two.", "Three. Four.", "Five."]
     assert split_long("One. Two.  Three.", len, 9, 2) == ["One. Two.", "Three."]
