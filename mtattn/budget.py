@@ -30,6 +30,8 @@ def unrecordable(config: Config) -> str:
     model = config.model
     if model.position.kind == "learned":
         return "learned positions are looked up with a check"
+    if config.train.shard:
+        return "processes that share a model wait for each other"
     if model.attention not in ("auto", "sdpa", "reference"):
         return f"attention {model.attention} cannot be recorded"
     return ""
@@ -65,7 +67,7 @@ def choose_batch_tokens(config: Config, data: Prepared, device: torch.device) ->
     most = MOST_ON_GPU if device.type == "cuda" else MOST
     wanted = wanted_batch_tokens(tokens, most)
     reason = f"for about {STEPS_AN_EPOCH} steps an epoch, but from {LEAST} to {most}"
-    if device.type != "cuda":
+    if device.type != "cuda" or config.train.shard:  # a part of a model can be tried on all devices together alone
         return wanted, reason
     chosen = _most_that_fits(config, data, device, wanted)
     gc.collect()  # a learner refers to itself, and would keep its memory

@@ -48,6 +48,8 @@ class TrainConfig:
     packing: several pairs share a row instead of being padded, so that all batches have one shape (mtattn.packing);
         batch_tokens is then the number of a batch's target positions. "auto": where a GPU can record a step of that
         shape once and replay it.
+    shard: each of several processes keeps its share of the model instead of all of it, for a model that no single
+        device can train (mtattn.sharding).
     threads: CPU threads; 0: as torch chooses, or the environment's OMP_NUM_THREADS.
     hold_out: pairs held out for validation when no dev corpus is given.
     """
@@ -67,6 +69,7 @@ class TrainConfig:
     embeddings: Literal["cooccurrence", "random"] = "cooccurrence"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     packing: bool | Literal["auto"] = "auto"
+    shard: bool = False
     threads: int = 0
     hold_out: int = 500
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

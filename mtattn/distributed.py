@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -60,6 +61,13 @@ class Ranks:
         rows = slice(self.rank, None, self.size)
         return [batch.rows(rows, pad_id) for batch in group if len(batch.src) > self.rank]
 
+    def some_of(self, batch: Batch, pad_id: int) -> Batch:
+        """This rank's part of a batch, or where it has none, a row that says nothing."""
+        if len(batch.src) > self.rank:
+            return self.share([batch], pad_id)[0]
+        row = batch.rows(slice(0, 1), pad_id)
+        return replace(row, tgt_out=torch.full_like(row.tgt_out, pad_id), num_tokens=0)
+
     def seed(self, seed: int, step: int) -> None:
         """Seed torch for a step: ranks need dropout of their own, and only rank 0's generator is in a checkpoint."""
         if self.size > 1:
@@ -71,10 +79,16 @@ class Ranks:
             return nats
         gradients = gradients_of(model.parameters())
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), nats.view(1)])  # one reduction for all
-        self._reduce(flat, dist.ReduceOp.SUM)
+        self.sum(flat)
         *sums, total = torch.split(flat, [*(gradient.numel() for gradient in gradients), 1])
         torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(sums, gradients, strict=True)])
         return total[0]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Make a tensor its sum over all ranks, where it stands, and return it."""
+        if self.size > 1:
+            self._reduce(tensor, dist.ReduceOp.SUM)
+        return tensor
 
     # --- agreements -----------------------------------------------------------------------------------------------
 

@@ -111,6 +111,22 @@ class ParamGroup:
             self.lr = self.peak_lr * multiplier
 
 
+class Layout:
+    """Where the rows of parameters are: all of them here. In `mtattn.sharding` each of several ranks has a part."""
+
+    def whole(self, own: Tensor, dim: int = 0) -> Tensor:
+        """All rows, which are along `dim`, of a tensor that has some here; all ranks ask for it."""
+        return own
+
+    def own(self, whole: Tensor, dim: int = 0) -> Tensor:
+        """The inverse: those of all rows that are here."""
+        return whole
+
+    def saved(self, own: Tensor, dim: int = 0) -> Tensor:
+        """All rows, where a checkpoint is written; all ranks ask for it."""
+        return own
+
+
 class Optimizer:
     """What changes parameters by their gradients, and the running statistics that it keeps of each.
 
@@ -118,7 +134,10 @@ class Optimizer:
 
     Attributes:
         state: parameter -> name -> statistic.
+        row_dim: the dimension along which a statistic, if it has any, has the rows of its parameter.
     """
+
+    row_dim = 0
 
     def __init__(self, groups: Sequence[ParamGroup]) -> None:
         self.groups = groups
@@ -152,7 +171,7 @@ class Optimizer:
             self.state[parameter][name] = statistic.to(parameter.device)
 
 
-def make_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
+def make_optimizers(model: nn.Module, config: OptimConfig, layout: Layout | None = None) -> list[Optimizer]:
     """The optimisers that share the model's parameters.
 
     The weights of linear layers are "hidden": Muon's, or decayed by AdamW. Embeddings, norms, biases and
@@ -163,7 +182,8 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     rest = ParamGroup((p for p in model.parameters() if id(p) not in known), config.lr)
     if config.kind == "adamw":
         return [AdamW([rest, ParamGroup(hidden, config.lr, config.weight_decay)], betas=config.betas, eps=config.eps)]
-    muon = Muon([ParamGroup(hidden, config.muon_lr, config.weight_decay)], momentum=config.muon_momentum)
+    group = ParamGroup(hidden, config.muon_lr, config.weight_decay)
+    muon = Muon([group], momentum=config.muon_momentum, layout=layout)
     return [muon, AdamW([rest], betas=config.betas, eps=config.eps)]
 
 
@@ -222,9 +242,11 @@ class Muon(Optimizer):
     dozens of small ones. State: one momentum tensor [n, rows, columns] a shape, under its first parameter.
     """
 
-    def __init__(self, groups: Sequence[ParamGroup], *, momentum: float) -> None:
+    row_dim = 1
+
+    def __init__(self, groups: Sequence[ParamGroup], *, momentum: float, layout: Layout | None = None) -> None:
         super().__init__(groups)
-        self._momentum = momentum
+        self._momentum, self._layout = momentum, layout or Layout()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -242,8 +264,9 @@ class Muon(Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(gradients)  # [n, rows, columns]
         average = state["momentum"].lerp_(gradients, 1 - self._momentum)
-        update = orthogonalise(gradients.lerp_(average, self._momentum))  # Nesterov's look-ahead
-        rows, columns = gradients.shape[-2:]
+        momenta = self._layout.whole(gradients.lerp_(average, self._momentum), self.row_dim)  # Nesterov's look-ahead
+        rows, columns = momenta.shape[-2:]
+        update = self._layout.own(orthogonalise(momenta), self.row_dim)
         torch._foreach_mul_(parameters, 1 - lr * weight_decay)
         torch._foreach_add_(parameters, list(update.mul_(-lr * max(1.0, rows / columns) ** 0.5).unbind()))
 

@@ -14,7 +14,7 @@ from mtattn.hub import PREFIX as HUB_PREFIX
 from mtattn.prepare import Pairs, Prepared
 from mtattn.sources import CorpusSource, as_sources
 
-MAY_CHANGE = ("max_steps", "max_epochs", "max_minutes", "patience", "log_every")  # on resuming, of [train]
+MAY_CHANGE = ("max_steps", "max_epochs", "max_minutes", "patience", "log_every", "shard")  # on resuming, of [train]
 SPLITS = ("train", "dev", "test")
 DEV_SETS = {"dev": "the dev set", "old_dev": "the old dev set"}  # in a lineage, and what they are called
 
@@ -22,18 +22,18 @@ DEV_SETS = {"dev": "the dev set", "old_dev": "the old dev set"}  # in a lineage,
 def resumed_config(asked: Config, run: RunDirectory) -> Config:
     """The run's own config, with what may change while a run is under way taken from what is asked for.
 
-    That is [decode], of [train] the limits in MAY_CHANGE, and where corpora have moved to.
+    That is [decode], of [train] what MAY_CHANGE has, and where corpora have moved to.
 
     Raises:
         ConfigError: anything else differs; the message lists each field. ModelError: the run's config is no config.
     """
     own = run.read_config()
-    limits = {name: getattr(asked.train, name) for name in MAY_CHANGE}
+    changed = {name: getattr(asked.train, name) for name in MAY_CHANGE}
     data, old = _moved(own.data, asked.data), _moved(own.finetune.old, asked.finetune.old)
     own = replace(
         own,
         data=data,
-        train=replace(own.train, **limits),
+        train=replace(own.train, **changed),
         finetune=replace(own.finetune, old=old),
     )
     for name in ("precision", "batch_tokens", "packing"):

@@ -17,6 +17,7 @@ from mtattn.prepare import Prepared, prepare
 from mtattn.progress import Reporter
 from mtattn.resume import resumed_config
 from mtattn.segments import learnt_sentences
+from mtattn.sharding import require_shardable
 from mtattn.threads import use_threads
 from mtattn.tokenizer import Tokenizer
 
@@ -74,6 +75,8 @@ def settle_on_ranks(
     settled: list[tuple[Config, Prepared]] = []
 
     def on_main() -> tuple[str, list[str]]:
+        if config.train.shard:
+            require_shardable(config.model, ranks.size)
         settled.append(settle(config, run, report, device, fresh=fresh))
         own, data = settled[0]
         return own.to_toml(), [file.decode("latin-1") for file in data.tokenizer.to_files().values()]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtattn.batching import Position
 from mtattn.errors import ModelError
-from mtattn.optim import Optimizer
+from mtattn.optim import Layout, Optimizer
 
 
 @dataclass
@@ -53,18 +53,20 @@ class TrainState:
             raise ModelError(f"state.json: not a training state of this mtattn: {error}") from None
 
 
-def optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """The optimisers' running statistics; names are OPTIMISER.PARAMETER.STATISTIC, numbered in their own order."""
+def optimizer_tensors(optimizers: Sequence[Optimizer], layout: Layout) -> dict[str, Tensor]:
+    """The optimisers' whole statistics; names are OPTIMISER.PARAMETER.STATISTIC, numbered in their own order."""
     return {
-        f"{i}.{key}": tensor for i, optimizer in enumerate(optimizers) for key, tensor in optimizer.tensors().items()
+        f"{i}.{key}": layout.saved(tensor, optimizer.row_dim)
+        for i, optimizer in enumerate(optimizers)
+        for key, tensor in sorted(optimizer.tensors().items())  # in one order on all ranks
     }
 
 
-def load_optimizers(optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
+def load_optimizers(optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor], layout: Layout) -> None:
     """The inverse of `optimizer_tensors`; names that are not of that form are left alone."""
     for i, optimizer in enumerate(optimizers):
-        own = f"{i}."
-        optimizer.load({key.removeprefix(own): tensor for key, tensor in tensors.items() if key.startswith(own)})
+        own = {key.removeprefix(f"{i}."): tensor for key, tensor in tensors.items() if key.startswith(f"{i}.")}
+        optimizer.load({key: layout.own(tensor, optimizer.row_dim) for key, tensor in own.items()})
 
 
 def random_tensors(device: torch.device) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 import mtattn
 from mtattn.batch import Batch
@@ -29,11 +30,13 @@ from mtattn.health import ready
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.learner import Learner
 from mtattn.memory import keep_freed_memory
+from mtattn.model import Transformer
 from mtattn.optim import lr_multiplier
 from mtattn.prepare import Pairs, Prepared
 from mtattn.progress import Bar, Reporter
 from mtattn.resume import DEV_SETS, changed_dev_sets, lineage, require_same
 from mtattn.settle import settle_on_ranks
+from mtattn.sharding import ShardedLearner
 from mtattn.snapshot import TrainState
 from mtattn.validate import Validation, validate
 
@@ -106,8 +109,10 @@ class Trainer:
         self.batches = make_batches(config, data, int(config.train.batch_tokens))
         self.finetuning = Finetuning(config, data, run, report, interrupts.check) if config.finetune.model else None
         self._start(fresh=fresh)
-        parameters = sum(p.numel() for p in self.learner.model.parameters())
-        shared = f"; {self.ranks.size} processes share each batch" if self.ranks.size > 1 else ""
+        if self.config.train.shard and self.ranks.size == 1:
+            report.note("train.shard does nothing in a single process; torchrun starts several")
+        shared = f"; {self.ranks.size} processes share {self.learner.shared}" if self.ranks.size > 1 else ""
+        parameters = self.learner.num_parameters
         report.note(f"model: {parameters:,} parameters on {device}; {torch.get_num_threads()} CPU threads{shared}")
 
     def _start(self, *, fresh: bool = False) -> None:
@@ -115,7 +120,8 @@ class Trainer:
         torch.manual_seed(self.config.train.seed)
         saved = None if fresh else self.ranks.main_first(lambda: self.run.newest(self.report.warn))
         self.state = TrainState() if saved is None else self._resumed(saved)
-        self.learner = Learner(
+        sharded = self.config.train.shard and self.ranks.size > 1
+        self.learner = (ShardedLearner if sharded else Learner)(
             self.config,
             self.data.tokenizer,
             self.device,
@@ -152,17 +158,17 @@ class Trainer:
 
     def _begin(self) -> None:
         """Set the weights of the first step: another model's, or random ones with embeddings that know the corpus."""
-        model = self.learner.model
+        model = self.learner.whole(self.learner.model)
         if (finetuning := self.finetuning) is not None:
             load_weights(model, weights_of(load_origin(self.config.finetune)[0]))
-            self.ranks.from_main(lambda: finetuning.score_old_dev(model, step=0))
+            self.ranks.from_main(lambda: finetuning.score_old_dev(model.to(self.device), step=0))
             self.state.valid_due = True  # what the model scores as it comes
         elif self.config.train.embeddings == "cooccurrence":
             src, tgt = self.data.examples.src, self.data.examples.tgt
             self.report.note("embeddings: they start from which pieces share pairs; train.embeddings = random does not")
             self.ranks.from_main(lambda: start_embeddings(model, src, tgt, seed=self.config.train.seed))
             self.ranks.share_weights(model)
-        self.learner.begin()
+        self.learner.begin(model)
 
     def _resumed(self, saved: Checkpoint) -> TrainState:
         """The state of a checkpoint, fitted to the corpus of today."""
@@ -320,8 +326,8 @@ class Trainer:
     # --- validation, metrics, saving ------------------------------------------------------------------------------
 
     def _validate_and_save(self) -> None:
-        self.ranks.require_equal(self.learner.model)
-        bleu, state = self.ranks.from_main(self._validate), self.state
+        self.learner.require_equal()
+        bleu, state = self._validate(), self.state
         if bleu > state.best_bleu:
             state.best_bleu, state.best_step, state.stale = bleu, state.step, 0
         elif self.finetuning is not None or ready(epochs=self._epochs(), tgt_tokens=state.tgt_tokens):
@@ -331,11 +337,15 @@ class Trainer:
 
     def _validate(self) -> float:
         """Score the weights on dev, say and write how they did, and return BLEU."""
+        model = self.learner.whole(self.learner.released)
+        return self.ranks.from_main(lambda: self._score(model.to(self.device)))
+
+    def _score(self, model: Transformer) -> float:
         limit = self.config.train.valid_sentences
         dev = replace(self.data.dev, src=self.data.dev.src[:limit], tgt=self.data.dev.tgt[:limit])
         with self.report.bar("validating", None):
             outcome = validate(
-                self.learner.released,
+                model,
                 self.data.tokenizer,
                 dev,
                 self.config.decode,
@@ -388,9 +398,10 @@ class Trainer:
             self.run.metrics.append(line)
 
     def _save(self) -> None:
-        self.ranks.from_main(self._write_checkpoint)
+        tensors = self.learner.tensors()
+        self.ranks.from_main(lambda: self._write_checkpoint(*tensors))
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self, weights: dict[str, Tensor], rest: dict[str, Tensor]) -> None:
         self.state.metrics_bytes = self.run.metrics.size
         state = {
             "step": self.state.step,
@@ -399,7 +410,7 @@ class Trainer:
             **self.lineage,
             "versions": {"mtattn": mtattn.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-        self.run.save(Checkpoint(*self.learner.tensors(), state))
+        self.run.save(Checkpoint(weights, rest, state))
 
     def _finish(self, reason: str) -> TrainResult:
         state = self.state

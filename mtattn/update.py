@@ -21,6 +21,7 @@ class Update:
         optimizers: the master's.
         average: follows the master's weights; None: there is none.
         clip_norm: the gradient's global norm is cut to this; 0: it is not.
+        record: whether the work may be recorded, which does not wait for other ranks then.
 
     Attributes:
         recorded: the work, for the norm and the weight that came last.
@@ -32,13 +33,15 @@ class Update:
         optimizers: Sequence[Optimizer],
         average: Transformer | None,
         clip_norm: float,
+        *,
+        record: bool = True,
     ) -> None:
         self._working, self._optimizers, self._clip_norm = working, optimizers, clip_norm or math.inf
         self._parameters: list[Tensor] = list(working.master.parameters())
         self._gradients = gradients_of(self._parameters)
         self._averages: list[Tensor] = [] if average is None else list(average.parameters())
         self._norm, self._weight = (torch.zeros((), device=self._parameters[0].device) for _ in range(2))
-        self.recorded = Recorded(self._apply, self._parameters[0].device)
+        self.recorded = Recorded(self._apply, self._parameters[0].device) if record else self._apply
 
     def norm(self) -> Tensor:
         """The gradient's global norm, a scalar on the device."""

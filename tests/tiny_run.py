@@ -37,6 +37,9 @@ TINY = (
 )
 """Overrides that make training as small as it can be; 5 steps an epoch on `write_corpus`'s 60 pairs."""
 
+STILL = ("model.dropout=0.0", "model.inner_dropout=0.0", "optim.schedule='constant'", "optim.warmup=0.0")
+"""Overrides without chance, and by which the first steps of a run do not depend on its length."""
+
 
 class Notes(Reporter):
     """A reporter that also remembers what it said."""

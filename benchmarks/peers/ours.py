@@ -40,7 +40,7 @@ class Ours:
         torch.manual_seed(config.train.seed)
         tokenizer = Tokenizer.load(Path(job.tokenizer))
         self.learner = Learner(config, tokenizer, self.device, Ranks(), parts={}, named=repr, warn=print)
-        self.learner.begin()
+        self.learner.begin(self.learner.model)
         self.steps = 0
 
     @property

@@ -1,0 +1,170 @@
+"""One model in the memory of several devices: each of N ranks keeps an N-th of all rows, with torch's FSDP2.
+
+For models that no single device can train (`train.shard`): weights, their average, gradients and the optimisers'
+statistics are cut along their first dimension (ZeRO-3, Rajbhandari et al. 2020). `fully_shard` puts a layer's weights
+together just before they are used, and adds up their gradients where they belong; to the rest of `mtattn.learner` it is
+a model of fewer rows. Only Muon needs whole matrices, and only those of one shape at a time.
+
+All ranks compute each layer together. So they compute equally many batches, and none can go on in smaller parts when
+its memory runs out.
+"""
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from mtattn.batch import Batch
+from mtattn.checkpoint import load_weights, make_model, weights_of
+from mtattn.distributed import Ranks
+from mtattn.errors import ConfigError
+from mtattn.learner import Learner
+from mtattn.model import ModelConfig, Transformer
+from mtattn.optim import Layout
+from mtattn.precision import WorkingModel, gradients_of
+from mtattn.splitting import is_out_of_memory
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+class Shards(Layout):
+    """Rank r of N has the r-th of N chunks of rows, as `Tensor.chunk` cuts them; the last may have fewer, or none."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def own(self, whole: Tensor, dim: int = 0) -> Tensor:
+        """The rows that this rank has."""
+        if not whole.dim():
+            return whole
+        length = whole.shape[dim]
+        start, end = (
+            min(rank * -(-length // self._ranks.size), length) for rank in (self._ranks.rank, self._ranks.rank + 1)
+        )
+        return whole.narrow(dim, start, end - start)
+
+    def whole(self, own: Tensor, dim: int = 0) -> Tensor:
+        """The rows of all ranks, in memory that is new: the sum of what is zero but for each rank's rows."""
+        if not own.dim():
+            return own
+        lengths = torch.zeros(self._ranks.size, dtype=torch.int64)
+        lengths[self._ranks.rank] = own.shape[dim]
+        shape = list(own.shape)
+        shape[dim] = int(self._ranks.sum(lengths).sum())
+        whole = own.new_zeros(shape)
+        self.own(whole, dim).copy_(own)
+        return self._ranks.sum(whole)
+
+    def saved(self, own: Tensor, dim: int = 0) -> Tensor:
+        """On rank 0, which alone writes, `whole`, in host memory: a device has no room for a whole checkpoint."""
+        whole = self.whole(own, dim)
+        return whole.cpu() if self._ranks.is_main else own
+
+
+class ShardedModel(WorkingModel):
+    """A model that has whole weights for as long as a layer needs them.
+
+    Args:
+        parts: this rank's part of each parameter; it is never computed with, and shares its memory from now on.
+        whole: a model of the whole shapes, in host memory, whose weights do not matter.
+        dtype: what it computes in; weights and sums of gradients are float32.
+        ranks: all of them take part in each forward and backward.
+    """
+
+    def __init__(self, parts: Transformer, whole: Transformer, dtype: torch.dtype, ranks: Ranks) -> None:
+        # Here, for they take as long to import as torch itself.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+        self.master, self.model = parts, whole
+        mesh = init_device_mesh(parts.out_embed.weight.device.type, (ranks.size,))
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        for module in (*whole.encoder, *whole.decoder, whole):
+            sharded = fully_shard(module, mesh=mesh, mp_policy=policy)
+            sharded.set_gradient_divide_factor(1.0)  # a step's loss is divided by the tokens of all ranks already
+            sharded.set_force_sum_reduction_for_comms(True)
+        register_fsdp_forward_method(whole, "hidden")
+        parameters = list(whole.parameters())
+        with torch.no_grad():
+            for part, parameter, gradient in zip(parts.parameters(), parameters, gradients_of(parameters), strict=True):
+                held, held_gradient = (cast("DTensor", tensor).to_local() for tensor in (parameter, gradient))
+                part.data, part.grad = held.copy_(part), held_gradient
+
+    def push_weights(self) -> None:
+        """Nothing: the parts are its weights."""
+
+    def pull_gradients(self) -> None:
+        """Nothing: the parts have its gradients."""
+
+
+class ShardedLearner(Learner):
+    """A learner of which each rank has a part: `model` and `average` are parts, and not to be computed with."""
+
+    shared = "each batch and the model"
+    _recordable = False
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole model."""
+        return int(self._ranks.sum(torch.tensor(super().num_parameters)))
+
+    def _make_layout(self) -> Layout:
+        return Shards(self._ranks)
+
+    def _make(self) -> Transformer:
+        model = make_model(self._config, self._tokenizer)
+        for parameter in model.parameters():
+            parameter.data = self._layout.own(parameter.data).to(self._device, copy=True)
+        return model
+
+    def _make_working(self, dtype: torch.dtype) -> WorkingModel:
+        return ShardedModel(self.model, self._blank(), dtype, self._ranks)
+
+    def _blank(self) -> Transformer:
+        with torch.random.fork_rng(devices=[]):  # weights that do not matter must not change those to come
+            return make_model(self._config, self._tokenizer)
+
+    def whole(self, held: Transformer) -> Transformer:
+        """All of `model` or `average`, in the memory of the host."""
+        model = self._blank()
+        load_weights(model, {name: self._layout.whole(part).cpu() for name, part in weights_of(held).items()})
+        return model
+
+    def rehearse(self, batch: Batch) -> None:
+        """Nothing: memory runs out in the first steps, if ever."""
+
+    def require_equal(self) -> None:
+        """Nothing: parts differ."""
+
+    def _add_up(self, group: list[Batch], num_tokens: int) -> tuple[Tensor, Tensor]:
+        nats = torch.zeros((), device=self._device)
+        try:
+            for batch in group:
+                nats += self.splitter.gradient(self._ranks.some_of(batch, self.model.pad_id), num_tokens)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                "out of memory: with train.shard a batch is not computed in parts; lower train.batch_tokens"
+            ) from None
+        nats, squares = self._ranks.sum(torch.stack([nats, self.update.norm() ** 2]))
+        return nats, squares.sqrt()
+
+
+def require_shardable(config: ModelConfig, size: int) -> None:
+    """Refuse a model that so many ranks cannot share.
+
+    Raises:
+        ConfigError: Muon stacks a rank's parts of matrices of one shape, so they must be of one shape on all ranks; and
+            FSDP2 has no place for weights that belong to several layers.
+    """
+    if config.position.kind == "t5":
+        raise ConfigError("train.shard: all layers share the weights of t5 positions; choose another kind")
+    keys = config.d_model // config.num_heads * (config.num_kv_heads or config.num_heads)
+    for name, rows in (("d_model", config.d_model), ("d_ff", config.d_ff), ("num_kv_heads", keys)):
+        if rows % size:
+            raise ConfigError(
+                f"train.shard: {size} processes cannot share matrices of {rows} rows evenly; change model.{name}, or "
+                "their number"
+            )
