@@ -31,7 +31,7 @@ def unrecordable(config: Config) -> str:
     if model.position.kind == "learned":
         return "learned positions are looked up with a check"
     if config.train.shard:
-        return "processes that share a model wait for each other"
+        return "train.shard lets processes wait for each other within a step"
     if model.attention not in ("auto", "sdpa", "reference"):
         return f"attention {model.attention} cannot be recorded"
     return ""

@@ -31,13 +31,14 @@ from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.precision import gradients_of
 
 T = TypeVar("T")
+GONE = "another process of this run has gone; its own message says why"
 PATIENCE = timedelta(days=1)  # the others wait while rank 0 encodes a corpus; torchrun ends them should it die
 
 
 class Ranks:
     """The processes of one run, as one of them sees them. With one process, which is the default, nothing happens.
 
-    Whatever is not a gradient is a few bytes that travel between CPUs, also where gradients travel between GPUs.
+    What is said beside gradients and weights is a few bytes that travel between CPUs, also where those are on GPUs.
 
     Args:
         rank: this process's number, from 0. Rank 0 alone writes files, validates and speaks.
@@ -225,13 +226,18 @@ def join(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         dist.destroy_process_group()
 
 
+def has_lost_a_rank(error: BaseException) -> bool:
+    """Whether an error of a computation in which ranks take part together means that one of them is not there."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
 @contextmanager
 def _connected() -> Iterator[None]:
     """One line instead of a library's report when another process has gone."""
     try:
         yield
     except RuntimeError as error:
-        raise MtattnError("another process of this run has gone; its own message says why") from error
+        raise MtattnError(GONE) from error
 
 
 def _exit_code(error: BaseException) -> int:

@@ -74,8 +74,8 @@ class Learner:
 
     @property
     def num_parameters(self) -> int:
-        """Of the whole model. All ranks ask for it."""
-        return sum(p.numel() for p in self.model.parameters())
+        """Of the whole model."""
+        return sum(p.numel() for p in self._working.model.parameters())
 
     @property
     def released(self) -> Transformer:
@@ -93,9 +93,13 @@ class Learner:
     def rehearse(self, batch: Batch) -> None:
         """Let memory run out now, if ever: compute the largest batch beside the optimisers' state, and drop it."""
         share = self._ranks.share([batch], self.model.pad_id)
+        self._ranks.together(lambda: self.splitter.rehearse(share, self._reserve))
+
+    @property
+    def _reserve(self) -> int:
+        """Bytes that the optimisers are still going to take."""
         begun = any(optimizer.state for optimizer in self.optimizers)
-        reserve = 0 if begun else 2 * sum(p.nbytes for p in self.model.parameters())
-        self._ranks.together(lambda: self.splitter.rehearse(share, reserve))
+        return 0 if begun else 2 * sum(p.nbytes for p in self.model.parameters())
 
     def step(self, group: list[Batch], number: int, multiplier: float) -> float | None:
         """One update from the summed gradient of a group of batches.

@@ -42,7 +42,8 @@ def settle(
     if device.type == "cpu" and config.model.attention == "flex":
         raise ConfigError("model.attention = flex has no gradient on a CPU: train on a GPU, or leave it on auto")
     if device.type == "cuda" and config.train.packing is True and (against := unrecordable(config)):
-        raise ConfigError(f"train.packing = true: {against}; leave it on auto")
+        instead = "go on without train.shard" if config.train.shard and resuming else "leave it on auto"
+        raise ConfigError(f"train.packing = true: {against}; {instead}")
     if config.finetune.model and tokenizer is None:
         tokenizer = load_origin(config.finetune)[1]
     if config.train.precision == "auto":
@@ -74,9 +75,13 @@ def settle_on_ranks(
     """What rank 0 settles, on every rank: what it measured and trained is sent, the data is read from its cache."""
     settled: list[tuple[Config, Prepared]] = []
 
+    if config.train.shard and ranks.size == 1:
+        report.note("train.shard does nothing in a single process; torchrun starts several")
+        config = replace(config, train=replace(config.train, shard=False))
+
     def on_main() -> tuple[str, list[str]]:
         if config.train.shard:
-            require_shardable(config.model, ranks.size)
+            require_shardable(config, ranks.size)
         settled.append(settle(config, run, report, device, fresh=fresh))
         own, data = settled[0]
         return own.to_toml(), [file.decode("latin-1") for file in data.tokenizer.to_files().values()]

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from mtattn.batch import Batch
 from mtattn.checkpoint import load_weights, make_model, weights_of
-from mtattn.distributed import Ranks
-from mtattn.errors import ConfigError
+from mtattn.config import Config
+from mtattn.distributed import GONE, Ranks, has_lost_a_rank
+from mtattn.errors import ConfigError, MtattnError
 from mtattn.learner import Learner
-from mtattn.model import ModelConfig, Transformer
+from mtattn.model import Transformer
 from mtattn.optim import Layout
 from mtattn.precision import WorkingModel, gradients_of
+from mtattn.snapshot import load_random, random_tensors
 from mtattn.splitting import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -35,14 +37,8 @@ class Shards(Layout):
         self._ranks = ranks
 
     def own(self, whole: Tensor, dim: int = 0) -> Tensor:
-        """The rows that this rank has."""
-        if not whole.dim():
-            return whole
-        length = whole.shape[dim]
-        start, end = (
-            min(rank * -(-length // self._ranks.size), length) for rank in (self._ranks.rank, self._ranks.rank + 1)
-        )
-        return whole.narrow(dim, start, end - start)
+        """The rows that this rank has, in memory that is new: a view would keep all of them."""
+        return self._rows(whole, dim).clone(memory_format=torch.contiguous_format) if whole.dim() else whole
 
     def whole(self, own: Tensor, dim: int = 0) -> Tensor:
         """The rows of all ranks, in memory that is new: the sum of what is zero but for each rank's rows."""
@@ -53,13 +49,18 @@ class Shards(Layout):
         shape = list(own.shape)
         shape[dim] = int(self._ranks.sum(lengths).sum())
         whole = own.new_zeros(shape)
-        self.own(whole, dim).copy_(own)
+        self._rows(whole, dim).copy_(own)
         return self._ranks.sum(whole)
 
     def saved(self, own: Tensor, dim: int = 0) -> Tensor:
         """On rank 0, which alone writes, `whole`, in host memory: a device has no room for a whole checkpoint."""
         whole = self.whole(own, dim)
         return whole.cpu() if self._ranks.is_main else own
+
+    def _rows(self, whole: Tensor, dim: int) -> Tensor:
+        length, rank = whole.shape[dim], self._ranks.rank
+        start, end = (min(number * -(-length // self._ranks.size), length) for number in (rank, rank + 1))
+        return whole.narrow(dim, start, end - start)
 
 
 class ShardedModel(WorkingModel):
@@ -104,18 +105,13 @@ class ShardedLearner(Learner):
     shared = "each batch and the model"
     _recordable = False
 
-    @property
-    def num_parameters(self) -> int:
-        """Of the whole model."""
-        return int(self._ranks.sum(torch.tensor(super().num_parameters)))
-
     def _make_layout(self) -> Layout:
         return Shards(self._ranks)
 
     def _make(self) -> Transformer:
         model = make_model(self._config, self._tokenizer)
         for parameter in model.parameters():
-            parameter.data = self._layout.own(parameter.data).to(self._device, copy=True)
+            parameter.data = self._layout.own(parameter.data).to(self._device)
         return model
 
     def _make_working(self, dtype: torch.dtype) -> WorkingModel:
@@ -132,7 +128,15 @@ class ShardedLearner(Learner):
         return model
 
     def rehearse(self, batch: Batch) -> None:
-        """Nothing: memory runs out in the first steps, if ever."""
+        """Let memory run out now, if ever: compute the largest batch beside the optimisers' state, and drop it."""
+        random, reserve = (
+            random_tensors(self._device),
+            torch.empty(self._reserve, dtype=torch.uint8, device=self._device),
+        )
+        self._add_up([batch], max(1, batch.num_tokens))
+        del reserve
+        self.update.drop_gradient()
+        load_random(random, self._device)
 
     def require_equal(self) -> None:
         """Nothing: parts differ."""
@@ -143,28 +147,32 @@ class ShardedLearner(Learner):
             for batch in group:
                 nats += self.splitter.gradient(self._ranks.some_of(batch, self.model.pad_id), num_tokens)
         except (RuntimeError, MemoryError) as error:
+            if has_lost_a_rank(error):
+                raise MtattnError(GONE) from error
             if not is_out_of_memory(error):
                 raise
             raise ConfigError(
-                "out of memory: with train.shard a batch is not computed in parts; lower train.batch_tokens"
+                "out of memory: with train.shard a batch is not computed in parts; lower train.batch_tokens, with "
+                "--fresh where the run has begun, or start more processes"
             ) from None
         nats, squares = self._ranks.sum(torch.stack([nats, self.update.norm() ** 2]))
         return nats, squares.sqrt()
 
 
-def require_shardable(config: ModelConfig, size: int) -> None:
+def require_shardable(config: Config, size: int) -> None:
     """Refuse a model that so many ranks cannot share.
 
     Raises:
-        ConfigError: Muon stacks a rank's parts of matrices of one shape, so they must be of one shape on all ranks; and
-            FSDP2 has no place for weights that belong to several layers.
+        ConfigError: FSDP2 has no place for weights that belong to several layers; and Muon stacks a rank's parts of
+            matrices of one shape, so they must be of one shape on all ranks.
     """
-    if config.position.kind == "t5":
+    model = config.model
+    if model.position.kind == "t5":
         raise ConfigError("train.shard: all layers share the weights of t5 positions; choose another kind")
-    keys = config.d_model // config.num_heads * (config.num_kv_heads or config.num_heads)
-    for name, rows in (("d_model", config.d_model), ("d_ff", config.d_ff), ("num_kv_heads", keys)):
-        if rows % size:
+    keys = model.d_model // model.num_heads * (model.num_kv_heads or model.num_heads)
+    for name, rows in (("d_model", model.d_model), ("d_ff", model.d_ff), ("num_kv_heads", keys)):
+        if config.optim.kind == "muon" and rows % size:
             raise ConfigError(
-                f"train.shard: {size} processes cannot share matrices of {rows} rows evenly; change model.{name}, or "
-                "their number"
+                f"train.shard: {size} processes cannot share matrices of {rows} rows evenly, as Muon must; change "
+                f"model.{name} or their number, or set optim.kind = adamw"
             )

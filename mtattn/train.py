@@ -109,8 +109,6 @@ class Trainer:
         self.batches = make_batches(config, data, int(config.train.batch_tokens))
         self.finetuning = Finetuning(config, data, run, report, interrupts.check) if config.finetune.model else None
         self._start(fresh=fresh)
-        if self.config.train.shard and self.ranks.size == 1:
-            report.note("train.shard does nothing in a single process; torchrun starts several")
         shared = f"; {self.ranks.size} processes share {self.learner.shared}" if self.ranks.size > 1 else ""
         parameters = self.learner.num_parameters
         report.note(f"model: {parameters:,} parameters on {device}; {torch.get_num_threads()} CPU threads{shared}")
@@ -120,8 +118,7 @@ class Trainer:
         torch.manual_seed(self.config.train.seed)
         saved = None if fresh else self.ranks.main_first(lambda: self.run.newest(self.report.warn))
         self.state = TrainState() if saved is None else self._resumed(saved)
-        sharded = self.config.train.shard and self.ranks.size > 1
-        self.learner = (ShardedLearner if sharded else Learner)(
+        self.learner = (ShardedLearner if self.config.train.shard else Learner)(
             self.config,
             self.data.tokenizer,
             self.device,

@@ -1,6 +1,7 @@
 """A model whose rows are spread over several ranks learns as a whole one does."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,20 +10,21 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from many_ranks import finish, on_ranks, torchrun
-from tiny_run import STILL, batch_of, losses, outcome, tiny_config, train_tiny
+from tiny_run import STILL, Notes, batch_of, losses, outcome, tiny_config, train_tiny
 from torch import Tensor
 
 from mtattn.batch import Batch
 from mtattn.budget import make_batches
+from mtattn.checkpoint import RunDirectory
 from mtattn.distributed import Ranks
 from mtattn.errors import ConfigError
 from mtattn.loss import LossConfig
-from mtattn.model import ModelConfig, PositionConfig
 from mtattn.objective import batch_loss
 from mtattn.optim import Muon, ParamGroup
 from mtattn.prepare import prepare
 from mtattn.progress import Reporter
 from mtattn.sharding import ShardedLearner, Shards, require_shardable
+from mtattn.train import train
 
 SHARDED = (*STILL, "train.shard=true")
 
@@ -94,21 +96,51 @@ def test_resumed_parts_equal_uninterrupted_ones(corpus: Path, tmp_path: Path) ->
     assert outcome(tmp_path / "parts/runs/many") == outcome(tmp_path / "whole/runs/many")
 
 
+@pytest.mark.slow
+def test_parts_may_be_uneven(corpus: Path, tmp_path: Path) -> None:
+    """Three ranks, neither vocabulary of which is a multiple of three, and norms of 16 features; two batches a step."""
+    options = (
+        "optim.kind=adamw",
+        "tokenizer.joint=false",
+        "model.position.kind=learned",
+        "model.score=multiplicative",
+        "train.accumulate=2",
+        "train.batch_tokens=64",
+    )
+    finish(torchrun(tiny_config(corpus, *SHARDED, *options), tmp_path, processes=3))
+    train_tiny(tiny_config(corpus, *STILL, *options), tmp_path / "one")
+    assert losses(tmp_path / "runs" / "many") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
 @pytest.mark.parametrize(
-    ("config", "fault"),
+    ("overrides", "fault"),
     [
-        (ModelConfig(d_ff=1023), "1023 rows evenly; change model.d_ff"),
+        (["model.d_ff=1023"], "1023 rows evenly, as Muon must; change model.d_ff"),
         (
-            ModelConfig(d_model=36, num_kv_heads=1, position=PositionConfig(kind="alibi")),
-            "9 rows evenly; change model.num_kv_heads",
+            ["model.d_model=18", "model.num_kv_heads=1", "model.position.kind=alibi"],
+            "9 rows evenly, as Muon must; change model.num_kv_heads",
         ),
-        (ModelConfig(position=PositionConfig(kind="t5")), "t5 positions"),
+        (["model.position.kind=t5", "optim.kind=adamw"], "t5 positions"),
     ],
 )
-def test_what_cannot_be_cut_is_refused(config: ModelConfig, fault: str) -> None:
+def test_what_cannot_be_cut_is_refused(overrides: list[str], fault: str, corpus: Path) -> None:
     with pytest.raises(ConfigError, match=fault):
-        require_shardable(config, 2)
-    require_shardable(ModelConfig(), 2)
+        require_shardable(tiny_config(corpus, *overrides), 2)
+    require_shardable(tiny_config(corpus), 2)
+    require_shardable(tiny_config(corpus, "model.d_ff=1023", "optim.kind=adamw"), 2)
+
+
+def test_one_process_has_nothing_to_share(corpus: Path, tmp_path: Path) -> None:
+    config = tiny_config(corpus, "model.position.kind=t5", "train.max_steps=1")
+    notes = Notes()
+    train(
+        replace(config, train=replace(config.train, shard=True)),
+        RunDirectory(tmp_path / "run"),
+        notes,
+        device=torch.device("cpu"),
+    )
+    assert any("train.shard does nothing in a single process" in text for text in notes.said)
+    assert RunDirectory(tmp_path / "run").read_config() == config
 
 
 def test_out_of_memory_names_the_way_out(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +155,11 @@ def test_out_of_memory_names_the_way_out(corpus: Path, tmp_path: Path, monkeypat
         learner = ShardedLearner(config, data.tokenizer, torch.device("cpu"), Ranks(), **options)
         learner.begin(learner.whole(learner.model))
         batch = make_batches(config, data, 128).largest()
+        before = learner.tensors()
+        learner.rehearse(batch)
+        for now, then in zip(learner.tensors(), before, strict=True):
+            assert now.keys() == then.keys() and all(torch.equal(now[name], then[name]) for name in now)
+        assert not any(parameter.grad.any() for parameter in learner.model.parameters())
         assert learner.step([batch], 0, 1.0) is not None
         monkeypatch.setattr(learner.splitter, "gradient", gradient)
         with pytest.raises(ConfigError, match="lower train"):
