@@ -35,28 +35,21 @@ class TokenTable:
 
     def row(self, number: int) -> IntArray:
         """The ids of one text."""
-        chunk = int(np.searchsorted(self._starts, number, side="right")) - 1
-        ids, offsets = self._chunks[chunk]
-        j = number - self._starts[chunk]
-        return ids[offsets[j] : offsets[j + 1]]
+        return self.rows(np.array([number]))[0]
 
     def rows(self, numbers: IntArray) -> list[IntArray]:
         """The ids of some texts."""
-        return [self.row(number) for number in numbers]
+        chunks = np.searchsorted(self._starts, numbers, side="right") - 1
+        places = numbers - self._starts[chunks]
+        found = []
+        for chunk, j in zip(chunks.tolist(), places.tolist(), strict=True):
+            ids, offsets = self._chunks[chunk]
+            found.append(ids[offsets[j] : offsets[j + 1]])
+        return found
 
     def flat(self, numbers: IntArray) -> IntArray:
-        """The ids of some texts, one after the other, without a Python step for each."""
-        lens = self.lens[numbers]
-        ends = np.cumsum(lens)
-        within = np.arange(ends[-1]) - np.repeat(ends - lens, lens)  # the place of each id in its own text
-        out = np.empty(ends[-1], dtype=np.int64)
-        chunks = np.searchsorted(self._starts, numbers, side="right") - 1
-        for chunk in np.unique(chunks):
-            ids, offsets = self._chunks[chunk]
-            here = np.repeat(chunks == chunk, lens)
-            begins = offsets[np.where(chunks == chunk, numbers - self._starts[chunk], 0)]
-            out[here] = ids[(np.repeat(begins, lens) + within)[here]]
-        return out
+        """The ids of some texts, one after the other, as int64."""
+        return np.concatenate(self.rows(numbers), dtype=np.int64)
 
 
 @dataclass

@@ -94,7 +94,7 @@ class Batches:
         self._src, self._tgt, self._tokenizer = src, tgt, tokenizer
         self._batch_tokens, self._seed = batch_tokens, seed
         self._chosen, self._sample = chosen, sample
-        self._growth = self._grown(sample) if packed and sample else 1.0
+        self._growth = self._grown(sample) if sample else 1.0
         self._shape = RowShape.for_lengths(*self._room(src.lens, tgt.lens), batch_tokens) if packed else None
         # Two are kept, since the thread of `stream` may be an epoch ahead of the loop; lru_cache is thread-safe.
         self._plans = lru_cache(maxsize=2)(self._plan)
@@ -110,27 +110,25 @@ class Batches:
         if self._shape is not None:
             order = np.random.default_rng([self._seed, epoch]).permutation(len(numbers))
             return plan_rows(numbers[order], *self._room(lens[0][order], lens[1][order]), self._shape)
-        plan = plan_epoch(*lens, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
+        plan = plan_epoch(*self._room(*lens), batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
         return [numbers[batch] for batch in plan], []
 
     def at(self, position: Position) -> Batch:
         """The batch at a position; the same whenever it is asked for."""
         chosen, shape = self.plan(position.epoch)[position.batch], self._shape
-        ids = {"pad_id": self._tokenizer.pad_id, "bos_id": self._tokenizer.bos_id}
-        if shape is not None and self._sample is None:
-            src, tgt = ((table.flat(chosen), table.lens[chosen]) for table in (self._src, self._tgt))
-            return pack(src, tgt, chosen, self._plans(position.epoch)[1][position.batch], shape=shape, **ids)
-        if self._sample is None:
-            return collate(self._src.rows(chosen), self._tgt.rows(chosen), chosen, **ids)
-        seed = int(np.random.SeedSequence([self._seed, position.epoch, position.batch]).generate_state(1)[0])
-        sampled = self._sample(chosen, seed)
+        pad_id, bos_id = self._tokenizer.pad_id, self._tokenizer.bos_id
+        plain: list[Rows] = [self._src.rows(chosen), self._tgt.rows(chosen)]
+        sides = plain
+        if self._sample is not None:
+            seed = int(np.random.SeedSequence([self._seed, position.epoch, position.batch]).generate_state(1)[0])
+            sides = [*self._sample(chosen, seed)]
         if shape is None:
-            return collate(sampled[0], sampled[1], chosen, **ids)
+            return collate(sides[0], sides[1], chosen, pad_id=pad_id, bos_id=bos_id)
         rows, room = self._plans(position.epoch)[1][position.batch], (shape.src_len - 1, shape.tgt_len - 1)
-        plain = self._src.rows(chosen), self._tgt.rows(chosen)
-        fitting = [fitted(sampled[i], plain[i], rows, room[i]) for i in (0, 1)]
-        src, tgt = ((np.concatenate(texts), np.array([*map(len, texts)])) for texts in fitting)
-        return pack(src, tgt, chosen, rows, shape=shape, **ids)
+        if self._sample is not None:
+            sides = [fitted(sides[i], plain[i], rows, room[i]) for i in (0, 1)]
+        src, tgt = ((np.concatenate(texts), np.array([*map(len, texts)])) for texts in sides)
+        return pack(src, tgt, chosen, rows, pad_id=pad_id, bos_id=bos_id, shape=shape)
 
     def _room(self, src_lens: IntArray, tgt_lens: IntArray) -> tuple[IntArray, IntArray]:
         """What sides of so many pieces are given room for in a row."""

@@ -25,7 +25,7 @@ from mtattn.tokenizer import Tokenizer
 from mtattn.validate import greedy_translator
 
 MAX_EPOCHS = 10  # unless the config says otherwise: the model knows the language already
-INHERITED = ("filter", "loss", "optim", "decode")  # sections that are as the model was trained, unless given
+INHERITED = ("filter", "loss", "optim")  # sections that are as the model was trained, unless given
 MAY_DIFFER = {
     "model": ("preset", "dropout", "inner_dropout", "attention_dropout", "attention"),
     "tokenizer": ("sampling", "max_sentences"),
@@ -49,6 +49,7 @@ def finetune_table(given: Mapping[str, Any], origin: Path, where: str) -> dict[s
     base = {
         "data": {name: own["data"][name] for name in ("src", "tgt")},
         **{name: own[name] for name in INHERITED},
+        "decode": {**own["decode"], "max_sentences": 0},  # to be set to what the new lines hold
         "train": {"max_epochs": MAX_EPOCHS, **{name: own["train"][name] for name in ("batch_tokens", "accumulate")}},
         "finetune": {"old": own["data"], "old_seed": config.train.seed, "old_hold_out": config.train.hold_out},
     }
@@ -124,11 +125,17 @@ def explain(config: Config) -> list[str]:
     """What fine-tuning does otherwise, one line each, for the user."""
     options, optim, rates = config.finetune, config.optim, lowered(config)
     mixed = f"finetune.mix = {options.mix:g}: that share of an epoch's pairs is old ones, so that little is forgotten"
+    further = [
+        f"old pairs are those that {options.model} was fine-tuned on, none of what {origin.split(' (')[0]} learnt"
+        for origin in options.earlier[:1]
+        if options.mix
+    ]
     return [
         f"fine-tuning {options.model} (weights {options.weights[:12]}): its shape and tokenizer are kept",
         f"finetune.lr_factor = {options.lr_factor:g}: learning rates {rates.lr:g} (AdamW) and {rates.muon_lr:g} (Muon) "
         f"instead of {optim.lr:g} and {optim.muon_lr:g}, since large steps undo what was learnt",
         mixed if options.mix else "no old data is mixed in; --mix 0.5 adds as many of its old pairs as there are new",
+        *further,
     ]
 
 
@@ -164,12 +171,18 @@ def old_data(config: Config, report: Reporter) -> OldData:
     options = config.finetune
     if not options.model:
         return OldData()
+    if (options.old.folder, options.old.train) == (config.data.folder, config.data.train):
+        report.warn(
+            f"by its config {options.model} was trained on the very files of this run, so nothing old is there to mix "
+            "in or to score; if they only have the same names, say where its own are: --set finetune.old.folder=DIR"
+        )
     try:
         corpus = open_corpus(options.old) if options.mix else None
     except (CorpusError, ConfigError) as error:
         raise CorpusError(
-            f"the data that {options.model} was trained on cannot be mixed in: {error}. Name where it is now, such as "
-            "--set finetune.old.folder=DIR, or leave out --mix"
+            f"the data that {options.model} was trained on cannot be mixed in: {error}. Say where it is now, by --set "
+            "finetune.old.folder=DIR or, where that path is absolute, finetune.old.train=DIR/train.{en,de}; or leave "
+            "out --mix"
         ) from None
     dev = test = None
     try:

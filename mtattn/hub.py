@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mtattn.errors import CorpusError
+from mtattn.errors import CorpusError, FileError, MtattnError
 
 if TYPE_CHECKING:
     import datasets
@@ -48,6 +48,7 @@ def load_hub_split(text: str, scratch: Path) -> "datasets.Dataset":
 
     Raises:
         CorpusError: the hub cannot be reached, or has no such dataset, or its files are neither Parquet nor JSON.
+        FileError: a disk is full, or a file may not be read.
     """
     from datasets import Dataset, load_dataset_builder
     from datasets.packaged_modules.cache.cache import Cache
@@ -63,7 +64,7 @@ def load_hub_split(text: str, scratch: Path) -> "datasets.Dataset":
     except ConnectionError as error:
         raise unreachable(name, error) from error
     except Exception as error:  # datasets raises many types here: no data files, unknown config, broken metadata
-        raise CorpusError(f"{name}: cannot open ({error})") from error
+        raise _failure(name, "open", error) from error
     if not isinstance(builder, (Json, Parquet, Cache)):  # Cache: what an earlier download left
         raise CorpusError(
             f"{name}: its files are read by the {type(builder).__name__} builder, but only Parquet and JSON are "
@@ -75,10 +76,17 @@ def load_hub_split(text: str, scratch: Path) -> "datasets.Dataset":
     except ConnectionError as error:
         raise unreachable(name, error) from error
     except Exception as error:  # a broken data file, an unknown split
-        raise CorpusError(f"{name}: cannot load ({error.__cause__ or error})") from error
+        raise _failure(name, "load", error.__cause__ or error) from error
     if not isinstance(dataset, Dataset):
         raise CorpusError(f"{name}: the split must be one name, such as train")
     return dataset
+
+
+def _failure(name: HubName, deed: str, error: BaseException) -> MtattnError:
+    """In one line what `datasets` may say in paragraphs; a system's refusal, such as a full disk, as one."""
+    if isinstance(error, OSError) and error.errno:  # its own "not found" is an OSError too, without a number
+        return FileError(f"{name}: cannot {deed}: {error.strerror or error}")
+    return CorpusError(f"{name}: cannot {deed} ({' '.join(str(error).split()) or type(error).__name__})")
 
 
 def check_on_hub(name: HubName) -> None:

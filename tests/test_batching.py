@@ -148,12 +148,29 @@ def test_the_loop_and_the_thread_ahead_of_it_keep_a_plan_each(batches, monkeypat
     assert all(one is other for one, other in zip(plans[0], plans[2], strict=True))
 
 
+def test_batches_have_room_for_longer_spellings(tokenizer):
+    """Sampled pieces are more than the usual ones: here twice as many of each text."""
+    table = token_table([[5] * n for n in range(1, 40)])
+
+    def sample(chosen, seed):
+        return [[*row, *row] for row in table.rows(chosen)], table.rows(chosen)
+
+    batches = Batches(table, table, tokenizer, batch_tokens=256, seed=1, sample=sample)
+    for number in range(len(batches.plan(0))):
+        batch = batches.at(Position(0, number))
+        assert batch.src.numel() <= 256
+        assert batch.tgt_in.numel() <= 128
+
+
 def test_an_error_while_preparing_reaches_the_reader(tokenizer):
     def sample(chosen, seed):
-        raise OSError("the disk is gone")
+        if gone:
+            raise OSError("the disk is gone")
+        return table.rows(chosen), table.rows(chosen)
 
-    table = token_table(random_ids(5, 1))
+    table, gone = token_table(random_ids(5, 1)), False
     batches = Batches(table, table, tokenizer, batch_tokens=99, seed=1, sample=sample)
+    gone = True
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches.stream(Position()))
 

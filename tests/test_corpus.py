@@ -1,6 +1,7 @@
 """Corpora: every format gives the same pairs, and no line is lost, shifted or changed."""
 
 import csv
+import errno
 import gzip
 import json
 import os
@@ -587,6 +588,25 @@ def test_hub_refuses_other_builders_and_unknown_splits(tmp_path, load):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match="cannot open"):
         load("hf:./empty@train")
+
+
+def test_what_datasets_says_in_paragraphs_is_one_line(tmp_path, load):
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "one.jsonl").write_text('{"en": "a", "de": "b"}\n')
+    (tmp_path / "mixed" / "two.jsonl").write_text('{"en": "a", "fr": "b"}\n')
+    with pytest.raises(CorpusError, match=r"cannot load .*column names") as caught:
+        load("hf:./mixed@train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_no_fault_of_the_corpus(tmp_path, load, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = write_hub(tmp_path, PAIRS)
+    monkeypatch.setattr("datasets.DatasetBuilder.download_and_prepare", full)
+    with pytest.raises(FileError, match="cannot load: No space left"):
+        load(path)
 
 
 # The cache

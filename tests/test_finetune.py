@@ -17,7 +17,7 @@ from tiny_run import Notes, change_dev, outcome, signal_at, tensors, tiny_config
 from mtattn.checkpoint import RunDirectory
 from mtattn.config import Config
 from mtattn.errors import ConfigError, CorpusError, DivergedError, ModelError, MtattnError
-from mtattn.finetune import lowered
+from mtattn.finetune import explain, lowered
 from mtattn.interrupts import Interrupted
 from mtattn.loading import load_model, weights_sha256
 from mtattn.mixing import FinetuneConfig, Mixture
@@ -327,6 +327,25 @@ def test_mixing_adds_old_pairs(work: Path, tmp_path: Path) -> None:
     assert f"- Trained on {note[1]} new pairs and, in each epoch, another draw of {note[1]} old ones." in card
     files = json.loads((next((tmp_path / "run" / "checkpoints").iterdir()) / "state.json").read_text())["files"]
     assert {Path(file).parent.name for file in files} == {"old", "new"}
+
+
+def test_files_of_the_same_name_are_not_taken_for_the_old_ones_in_silence(work: Path, tmp_path: Path) -> None:
+    """As when a model and what is made of it were trained in two folders on train.en and train.de."""
+    report = Notes()
+    train_tiny(asked(work, tmp_path / "run", f'finetune.old.folder="{work / "new"}"'), tmp_path / "run", report)
+    assert any("the very files of this run" in warning for warning in report.warnings)
+
+
+def test_a_second_fine_tuning_says_which_pairs_are_old(work: Path, tuned: tuple[Path, Notes], tmp_path: Path) -> None:
+    said = explain(asked(work, tmp_path / "run", "finetune.mix=0.5", origin=tuned[0]))
+    assert f"none of what `{work / 'base'}` learnt" in said[-1]
+    assert len(explain(asked(work, tmp_path / "other", "finetune.mix=0.5"))) == len(said) - 1
+
+
+def test_sentences_of_a_line_are_those_of_the_new_lines(work: Path, tmp_path: Path) -> None:
+    assert RunDirectory(work / "base").read_config().decode.max_sentences == 1
+    assert asked(work, tmp_path / "run").decode.max_sentences == 0  # to be counted
+    assert asked(work, tmp_path / "run", "decode.max_sentences=3").decode.max_sentences == 3
 
 
 def test_old_data_that_is_gone_cannot_be_mixed_in(work: Path, tmp_path: Path) -> None:
