@@ -74,8 +74,7 @@ def pairwise_chrf(texts: Sequence[str]) -> Tensor:
     precision = recall = orders = torch.zeros(len(texts), len(texts), dtype=torch.float64)
     for counts in zip(*counted, strict=True):  # one order of n-grams: a Counter of each text
         table = _table(counts)  # [N, distinct n-grams]
-        columns = [row.nonzero().squeeze(1) for row in table]  # the n-grams of each text: few of all of them
-        matches = torch.stack([torch.minimum(table[i, at], table[:, at]).sum(1) for i, at in enumerate(columns)])
+        matches = torch.stack([torch.minimum(row, table).sum(1) for row in table])  # [N, N]
         totals = table.sum(1)  # [N]
         both = (totals[:, None] > 0) & (totals > 0)  # texts shorter than n say nothing of this order
         precision = precision + torch.where(both, matches / totals[:, None].clamp(min=1), 0)
