@@ -9,7 +9,7 @@ translation is one of the places, a term is missing only where [decode] leaves n
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,13 +32,15 @@ class Term:
     """One line of a glossary.
 
     in_source: finds the source term in text that is `_folded`, as the term itself is. in_target: finds the target term
-    as it is written, or with a capital where a translation starts. ids: the target term's.
+    as it is written, or with a capital where a translation starts. ids: the target term's; inner_ids: without a space
+    before it, where it follows on text of a script that has none, as it has none itself.
     """
 
     source: str
     in_source: re.Pattern[str]
     in_target: re.Pattern[str]
     ids: list[int]
+    inner_ids: list[int]
 
     def met(self, text: str) -> bool:
         """Whether a translation has the target term, as whole words."""
@@ -64,6 +66,7 @@ class Glossary:
         self._by_word: dict[str, list[Term]] = defaultdict(list)  # by the first word; "" where there is none
         for term in terms:
             self._by_word[_first_word(term.source)].append(term)
+        self._tokenizer = tokenizer
         pieces = tokenizer.tgt_pieces(range(tokenizer.tgt_vocab_size))
         self._continues = [_goes_on(piece[0]) or bool(BYTE_PIECE.fullmatch(piece)) for piece in pieces]
         self.num_asked = self.num_free = self.num_met = 0
@@ -114,15 +117,21 @@ class Glossary:
         self, part: Part, segment: Segment, terms: Sequence[Term], kept: Sequence[Term], search: Search
     ) -> Segment | None:
         """With these terms, one after the other, and still with `kept`, in each hypothesis; None: no room."""
-        ids, new = segment.hypotheses[0].ids, [i for term in terms for i in term.ids]
+        ids = segment.hypotheses[0].ids
         places = [t for t in range(len(part.prefix), len(ids)) if not (t and self._continues[ids[t]])] + [len(ids)]
-        starts = [[*ids[:t], *new] for t in places]
+        starts = [self._followed(ids[:t], terms) for t in places]
         found = [segment]
         for first in range(0, len(starts), STARTS):
             some = starts[first : first + STARTS]
             whole = WordEnd([len(start) for start in some], self._continues)
             found += search([replace(part, prefix=start) for start in some], [whole])
         return _best(found, [*terms, *kept])
+
+    def _followed(self, ids: list[int], terms: Sequence[Term]) -> list[int]:
+        for term in terms:
+            inner = UNSPACED.match(self._tokenizer.decode(ids)[-1:])
+            ids = [*ids, *(term.inner_ids if inner else term.ids)]
+        return ids
 
     def report(self) -> str:
         """The hit rate, for people."""
@@ -183,18 +192,19 @@ def load_glossary(path: Path, tokenizer: Tokenizer) -> Glossary:
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from None
     terms, first = list[Term](), dict[str, int]()
+    numbers = {piece: i for i, piece in enumerate(tokenizer.tgt_pieces(range(tokenizer.tgt_vocab_size)))}
     for number, raw in enumerate(raw_lines, start=1):
         if not raw.strip():
             continue
         where = f"{path}:{number}"
-        term = _parse(raw, where, tokenizer)
+        term = _parse(raw, where, tokenizer, numbers)
         if first.setdefault(_folded(term.source), number) != number:
             raise ConfigError(f"{where}: {term.source!r} stands at line {first[_folded(term.source)]} already")
         terms.append(term)
     return Glossary(terms, tokenizer)
 
 
-def _parse(raw: bytes, where: str, tokenizer: Tokenizer) -> Term:
+def _parse(raw: bytes, where: str, tokenizer: Tokenizer, numbers: Mapping[str, int]) -> Term:
     try:
         fields = raw.decode("utf-8").split("\t")
     except UnicodeDecodeError:
@@ -207,7 +217,11 @@ def _parse(raw: bytes, where: str, tokenizer: Tokenizer) -> Term:
         raise ConfigError(f"{where}: the tokenizer cannot spell {target!r}: it would write {spelled!r}")
     at_start = f"|^{re.escape(target[:1].upper() + target[1:])}"
     in_source = r"\s+".join(re.escape(word) for word in _folded(source).split())
-    return Term(source, re.compile(in_source), re.compile(re.escape(target) + at_start), ids)
+    inner_ids = ids
+    if UNSPACED.match(target):
+        bare = tokenizer.tgt_pieces(ids[:1])[0].removeprefix("▁")
+        inner_ids = ids[1:] if not bare else [numbers.get(bare, ids[0]), *ids[1:]]
+    return Term(source, re.compile(in_source), re.compile(re.escape(target) + at_start), ids, inner_ids)
 
 
 def _whole_words(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:

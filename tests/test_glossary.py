@@ -117,6 +117,17 @@ def test_source_terms_are_found_between_words_that_have_no_spaces(glossary_of):
     assert not glossary.terms_in("東 京 concat")
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])  # ▁ 北京, and one piece with its space
+def test_no_space_is_put_before_a_term_that_follows_on_text_without_spaces(kind, tmp_path):
+    lines = ["北京很大", "北京很好", "北京大学", "我住在北京", "我在", "I live in 京"] * 20
+    tokenizer, _ = train_tokenizer(lines, lines, TokenizerConfig(kind=kind, vocab_size=290))
+    glossary = load_glossary(written(tmp_path, "Beijing\t北京"), tokenizer)
+    (term,) = glossary.terms_in("Beijing")
+    for before, expected in (("我住在", "我住在北京北京"), ("I live in", "I live in 北京北京"), ("", "北京北京")):
+        ids = glossary._followed(tokenizer.encode_tgt([before])[0][:-1], [term, term])
+        assert tokenizer.decode(ids) == expected
+
+
 def test_word_end_forbids_continuations_at_one_place():
     rule = WordEnd([1, 2, 1], [False, True, True])
     forbidden = rule(torch.zeros(2, 1, 3), torch.zeros(2, 1, 1, dtype=torch.int64), torch.tensor([2, 1])) < 0
