@@ -8,9 +8,10 @@ from typing import Any
 
 from mtattn.checkpoint import RunDirectory, tokenizer_hashes
 from mtattn.config import Config
-from mtattn.corpus import DataConfig
+from mtattn.corpus import DataConfig, LoadedCorpus
 from mtattn.errors import ConfigError, CorpusError, ModelError
 from mtattn.hub import PREFIX as HUB_PREFIX
+from mtattn.hub import parse_hub_name
 from mtattn.prepare import Pairs, Prepared
 from mtattn.sources import CorpusSource, as_sources
 
@@ -74,15 +75,31 @@ def lineage(config: Config, data: Prepared) -> dict[str, Any]:
     del table["finetune"]["earlier"]  # for people to read
     if not config.finetune.model:
         del table["finetune"]
+    files = dict(data.corpus.files)
+    if any(map(_is_remote, [*as_sources(config.data.train), *as_sources(config.finetune.old.train)])):
+        files["text from the hub"] = _text_hash(data.corpus)  # which may be another one day, under the same name
     return {
         "config": json.loads(json.dumps(table)),  # tuples become lists, as when it is read back
         "tokenizer": tokenizer_hashes(data.tokenizer),
-        "files": dict(data.corpus.files),
+        "files": files,
         # Which pairs the filters left: a position in the data means nothing among others.
         "examples": hashlib.sha256(data.examples.numbers.data).hexdigest(),
         "dev": _pairs_hash(data.dev),
         "old_dev": data.old_dev and _pairs_hash(data.old_dev),
     }
+
+
+def _is_remote(source: CorpusSource) -> bool:
+    return source.path.startswith(HUB_PREFIX) and not parse_hub_name(source.path).is_local
+
+
+def _text_hash(corpus: LoadedCorpus) -> str:
+    digest = hashlib.sha256()
+    for column in ("src", "tgt"):
+        for chunk in corpus.dataset.data.column(column).chunks:
+            for buffer in filter(None, chunk.buffers()):
+                digest.update(buffer)
+    return digest.hexdigest()
 
 
 def _pairs_hash(pairs: Pairs) -> str:

@@ -26,7 +26,7 @@ from mtattn.errors import ConfigError, CorpusError, DivergedError, ModelError
 from mtattn.interrupts import Interrupted, Interrupts
 from mtattn.prepare import prepare
 from mtattn.resolve import resolve
-from mtattn.resume import resumed_config
+from mtattn.resume import lineage, resumed_config
 from mtattn.sources import CorpusSource
 from mtattn.train import MAX_SKIPPED, Trainer
 from mtattn.validate import Validation, validate
@@ -167,6 +167,22 @@ def test_fewer_pairs_than_before_go_on_where_they_end(tmp_path: Path) -> None:
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
     before = last_checkpoint(tmp_path / "run")["step"]
     assert train_tiny(config, tmp_path / "run", allow_changed_data=True).step > before
+
+
+def test_text_from_the_hub_is_known_by_its_content(tmp_path: Path) -> None:
+    """There are no files to compare, and one name may stand for another text the next time."""
+    found = []
+    for name in ("once", "again", "other"):
+        folder = write_corpus(tmp_path / name)
+        if name == "other":
+            path = folder / "train.de"
+            path.write_text(path.read_text().replace("A", "B", 1))
+        config = tiny_config(folder)
+        data = prepare(config, None, Notes())
+        assert "text from the hub" not in lineage(config, data)["files"]
+        config = replace(config, data=replace(config.data, train="hf:owner/name@train"))
+        found.append(lineage(config, data)["files"]["text from the hub"])
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_dev_set_that_rules_out_other_pairs_is_changed_data(tmp_path: Path) -> None:
