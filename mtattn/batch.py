@@ -33,10 +33,6 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.lens)
 
-    def row(self, number: int) -> IntArray:
-        """The ids of one text."""
-        return self.rows(np.array([number]))[0]
-
     def rows(self, numbers: IntArray) -> list[IntArray]:
         """The ids of some texts."""
         chunks = np.searchsorted(self._starts, numbers, side="right") - 1

@@ -131,7 +131,7 @@ class Batches:
         return pack(src, tgt, chosen, rows, pad_id=pad_id, bos_id=bos_id, shape=shape)
 
     def _room(self, src_lens: IntArray, tgt_lens: IntArray) -> tuple[IntArray, IntArray]:
-        """What sides of so many pieces are given room for in a row."""
+        """The pieces for which a side of so many, as it is usually spelled, is given room."""
         return np.ceil(self._growth * src_lens).astype(int), np.ceil(self._growth * tgt_lens).astype(int)
 
     def _grown(self, sample: Callable[[IntArray, int], tuple[Rows, Rows]]) -> float:

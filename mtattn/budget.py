@@ -67,7 +67,7 @@ def choose_batch_tokens(config: Config, data: Prepared, device: torch.device) ->
     most = MOST_ON_GPU if device.type == "cuda" else MOST
     wanted = wanted_batch_tokens(tokens, most)
     reason = f"for about {STEPS_AN_EPOCH} steps an epoch, but from {LEAST} to {most}"
-    if device.type != "cuda" or config.train.shard:  # a part of a model can be tried on all devices together alone
+    if device.type != "cuda" or config.train.shard:  # only all processes together can try a model in parts
         return wanted, reason
     chosen = _most_that_fits(config, data, device, wanted)
     gc.collect()  # a learner refers to itself, and would keep its memory

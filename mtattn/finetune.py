@@ -125,18 +125,16 @@ def explain(config: Config) -> list[str]:
     """What fine-tuning does otherwise, one line each, for the user."""
     options, optim, rates = config.finetune, config.optim, lowered(config)
     mixed = f"finetune.mix = {options.mix:g}: that share of an epoch's pairs is old ones, so that little is forgotten"
-    further = [
-        f"old pairs are those that {options.model} was fine-tuned on, none of what {origin.split(' (')[0]} learnt"
-        for origin in options.earlier[:1]
-        if options.mix
-    ]
-    return [
+    lines = [
         f"fine-tuning {options.model} (weights {options.weights[:12]}): its shape and tokenizer are kept",
         f"finetune.lr_factor = {options.lr_factor:g}: learning rates {rates.lr:g} (AdamW) and {rates.muon_lr:g} (Muon) "
         f"instead of {optim.lr:g} and {optim.muon_lr:g}, since large steps undo what was learnt",
         mixed if options.mix else "no old data is mixed in; --mix 0.5 adds as many of its old pairs as there are new",
-        *further,
     ]
+    if options.mix and options.earlier:
+        before = options.earlier[0].partition(" (weights")[0]
+        lines.append(f"old pairs are those that {options.model} was fine-tuned on, none of what {before} learnt")
+    return lines
 
 
 def lowered(config: Config) -> OptimConfig:

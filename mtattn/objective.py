@@ -16,16 +16,14 @@ def batch_loss(model: Transformer, batch: Batch, config: LossConfig) -> Tensor:
     Returns:
         A scalar; divided by the number of tokens of all batches of a step, its gradients add up to the step's.
     """
+    src, tgt_in, packing = batch.src, batch.tgt_in, batch.packing
+    if config.rdrop:  # both passes in one batch, the second half under dropout of its own
+        src, tgt_in = src.repeat(2, 1), tgt_in.repeat(2, 1)
+        packing = None if packing is None else packing.twice()
+    hidden = model.hidden(src, tgt_in, packing).flatten(0, 1)  # [B*T, D], or [2*B*T, D]
+    # The table only now: a sharded model (mtattn.sharding) has put it together for `hidden`.
+    table, targets = model.out_embed.weight, batch.tgt_out.flatten().long()  # [V, D], [B*T]
     pad_id, smoothing = model.pad_id, config.label_smoothing
-    targets = batch.tgt_out.flatten().long()  # [B*T]
-    if not config.rdrop:
-        hidden = model.hidden(batch.src, batch.tgt_in, batch.packing).flatten(0, 1)  # [B*T, D]
-        table = model.out_embed.weight  # [V, D]; only now, for a sharded model (mtattn.sharding) puts it together first
-        return linear_cross_entropy(hidden, table, targets, pad_id=pad_id, label_smoothing=smoothing)[0]
-    # Both passes in one batch, the second half under dropout of its own.
-    twice = batch.src.repeat(2, 1), batch.tgt_in.repeat(2, 1)
-    packing = None if batch.packing is None else batch.packing.twice()
-    hidden = model.hidden(*twice, packing).flatten(0, 1)  # [2*B*T, D]
-    return linear_rdrop(
-        hidden, model.out_embed.weight, targets, pad_id=pad_id, label_smoothing=smoothing, rdrop=config.rdrop
-    )[0]
+    if config.rdrop:
+        return linear_rdrop(hidden, table, targets, pad_id=pad_id, label_smoothing=smoothing, rdrop=config.rdrop)[0]
+    return linear_cross_entropy(hidden, table, targets, pad_id=pad_id, label_smoothing=smoothing)[0]

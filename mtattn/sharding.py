@@ -129,10 +129,8 @@ class ShardedLearner(Learner):
 
     def rehearse(self, batch: Batch) -> None:
         """Let memory run out now, if ever: compute the largest batch beside the optimisers' state, and drop it."""
-        random, reserve = (
-            random_tensors(self._device),
-            torch.empty(self._reserve, dtype=torch.uint8, device=self._device),
-        )
+        random = random_tensors(self._device)
+        reserve = torch.empty(self._reserve, dtype=torch.uint8, device=self._device)
         self._add_up([batch], max(1, batch.num_tokens))
         del reserve
         self.update.drop_gradient()

@@ -21,7 +21,7 @@ class Update:
         optimizers: the master's.
         average: follows the master's weights; None: there is none.
         clip_norm: the gradient's global norm is cut to this; 0: it is not.
-        record: whether the work may be recorded, which does not wait for other ranks then.
+        record: whether the work may be recorded: not where it waits for other ranks.
 
     Attributes:
         recorded: the work, for the norm and the weight that came last.

@@ -59,4 +59,4 @@ def test_token_table_reads_rows_across_chunks(chunks):
     table, rows = TokenTable(packed), [row for chunk in chunks for row in chunk]
     assert len(table) == len(rows)
     assert table.lens.tolist() == [len(row) for row in rows]
-    assert [table.row(i).tolist() for i in range(len(rows))] == rows
+    assert [row.tolist() for row in table.rows(np.arange(len(rows)))] == rows

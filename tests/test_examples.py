@@ -49,7 +49,7 @@ def encode(tokenizer, tmp_path):
 
 
 def rows(table) -> list[list[int]]:
-    return [table.row(i).tolist() for i in range(len(table))]
+    return [row.tolist() for row in table.rows(np.arange(len(table)))]
 
 
 def test_filters_count_by_reason(encode, pairs, tmp_path):

@@ -73,8 +73,8 @@ def test_texts_are_those_of_the_examples(corpus):
     data = prepare(config_of(corpus), None, Reporter())
     chosen = np.array([3, 0, 11])
     src, tgt = data.texts(chosen)
-    assert data.tokenizer.encode_src(src) == [data.examples.src.row(i).tolist() for i in chosen]
-    assert data.tokenizer.encode_tgt(tgt) == [data.examples.tgt.row(i).tolist() for i in chosen]
+    assert data.tokenizer.encode_src(src) == [row.tolist() for row in data.examples.src.rows(chosen)]
+    assert data.tokenizer.encode_tgt(tgt) == [row.tolist() for row in data.examples.tgt.rows(chosen)]
 
 
 def test_the_same_corpus_trains_its_tokenizer_once(corpus, monkeypatch):

@@ -86,8 +86,14 @@ def test_two_ranks_with_parts_learn_like_one_with_all(corpus: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_resumed_parts_equal_uninterrupted_ones(corpus: Path, tmp_path: Path) -> None:
-    """Bit for bit, with dropout, in bfloat16."""
-    options = ("train.shard=true", "train.precision=bfloat16", "optim.schedule='constant'", "optim.warmup=0.0")
+    """Bit for bit, with dropout and R-Drop, in bfloat16."""
+    options = (
+        "train.shard=true",
+        "train.precision=bfloat16",
+        "loss.rdrop=1.0",
+        "optim.schedule='constant'",
+        "optim.warmup=0.0",
+    )
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     finish(torchrun(tiny_config(corpus, *options), tmp_path / "whole"))
